@@ -1,0 +1,19 @@
+# Compiler and linker settings that hold for every target of ours.
+find_program(LATHE_MOLD mold)
+add_library(lathe_options INTERFACE)
+target_compile_options(lathe_options INTERFACE -Wall -Wextra -Wconversion -Wshadow)
+if(CMAKE_CXX_COMPILER_LAUNCHER)
+  # Without it ccache cannot look through a precompiled header and a fresh clone gets no hits.
+  target_compile_options(lathe_options INTERFACE -fpch-preprocess)
+endif()
+if(LATHE_MOLD)
+  target_link_options(lathe_options INTERFACE -fuse-ld=mold)
+endif()
+if(LATHE_SANITIZE)
+  target_compile_options(lathe_options INTERFACE -fsanitize=${LATHE_SANITIZE} -fno-omit-frame-pointer)
+  target_link_options(lathe_options INTERFACE -fsanitize=${LATHE_SANITIZE})
+endif()
+if(CMAKE_BUILD_TYPE STREQUAL "Debug")
+  # Line tables are enough for a stack trace and halve the size of the objects.
+  string(REPLACE "-g" "-g1" CMAKE_CXX_FLAGS_DEBUG "${CMAKE_CXX_FLAGS_DEBUG}")
+endif()

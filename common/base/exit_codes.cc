@@ -1,0 +1,50 @@
+#include <sys/wait.h>
+
+#include <csignal>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/exit_codes.h"
+
+namespace lathe {
+
+int ExitCodeFor(const absl::Status& status) {
+  switch (status.code()) {
+    case absl::StatusCode::kOk:
+      return kExitOk;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kNotFound:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kOutOfRange:
+    case absl::StatusCode::kUnimplemented:
+      return kExitUserError;
+    case absl::StatusCode::kUnavailable:
+    case absl::StatusCode::kAborted:
+      return kExitPeerLost;
+    default:
+      return kExitBug;
+  }
+}
+
+FailureCause CauseOfExit(int wait_status) {
+  if (WIFSIGNALED(wait_status)) return FailureCause::kMachine;
+  switch (WEXITSTATUS(wait_status)) {
+    case kExitOk:
+      return FailureCause::kNone;
+    case kExitUserError:
+      return FailureCause::kUser;
+    case kExitPeerLost:
+      return FailureCause::kPeerLost;
+    default:
+      return FailureCause::kBug;
+  }
+}
+
+std::string DescribeExit(int wait_status) {
+  if (!WIFSIGNALED(wait_status)) return absl::StrCat("exited with ", WEXITSTATUS(wait_status));
+  const int signal = WTERMSIG(wait_status);
+  return absl::StrCat("killed by signal ", signal, " (", strsignal(signal),
+                      signal == SIGKILL ? "; by hand, or the machine ran out of memory)" : ")");
+}
+
+}  // namespace lathe

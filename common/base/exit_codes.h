@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+
+// How a child process of the agent (trainer, prepare) says why it ended. docs/architecture.md,
+// "Fail".
+
+namespace lathe {
+
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitUserError =
+    64;                              // The user's data, model or spec is wrong: not tried again.
+inline constexpr int kExitBug = 70;  // Ours: not tried again.
+inline constexpr int kExitPeerLost =
+    75;  // Another rank is gone; this one is not to blame: tried again.
+
+enum class FailureCause { kNone, kUser, kBug, kPeerLost, kMachine };
+
+// InvalidArgument, NotFound, FailedPrecondition, OutOfRange, Unimplemented -> 64; Unavailable,
+// Aborted -> 75; else 70.
+int ExitCodeFor(const absl::Status& status);
+
+// From waitpid's status. A signal is kMachine (the process was killed), 64 kUser, 70 kBug, 75
+// kPeerLost.
+FailureCause CauseOfExit(int wait_status);
+
+// "exited with 70", "killed by signal 9 (Killed; probably out of memory, or by hand)".
+std::string DescribeExit(int wait_status);
+
+}  // namespace lathe

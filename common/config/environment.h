@@ -1,0 +1,19 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+// The only reader of environment variables.
+
+namespace lathe {
+
+std::optional<std::string> GetEnvironment(const char* name);
+
+// $LATHE_DATA_DIR, else $XDG_DATA_HOME/lathe, else ~/.local/share/lathe.
+std::filesystem::path DefaultDataDir();
+
+// The folder that holds this process's executable: sibling programs are started from there.
+std::filesystem::path ProgramFolder();
+
+}  // namespace lathe

@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+
+// What a user asks for: a training job. Plain structs with in-class defaults. The list of fields
+// with names and help is in field.h; it alone drives YAML, flags, the defaults table and the proto
+// round trip.
+
+namespace lathe {
+
+struct LoraSpec {
+  int rank = 8;       // Rank of the update matrices, [1, 256]. Adapter memory grows linearly.
+  double alpha = 16;  // The update is scaled by alpha / rank. (0, 4096].
+  std::vector<std::string> target_modules = {"all-linear"};  // Or names such as q_proj, down_proj.
+  double dropout = 0;  // [0, 1): on the input of A, in training only.
+};
+
+struct CheckpointSpec {
+  int every_steps = 100;  // [1, 1000000]. Kept for exact resume; ignored by version 1, which
+                          // restarts from step 0.
+};
+
+struct JobSpec {
+  std::string name;            // Name of the resulting model. Empty: <dataset>-<model>-<short id>.
+  std::string model;           // Name of an imported model.
+  std::string dataset;         // Name of an uploaded data set.
+  std::string method = "sft";  // Only "sft" so far.
+  LoraSpec lora;
+  int max_length = 2048;                        // Tokens a row may have, [16, 131072].
+  std::string on_too_long = "truncate_answer";  // truncate_answer | drop | error.
+  double validation_fraction = 0.1;             // [0, 0.5]. Ignored when rows carry "split".
+  int64_t seed = 1;
+  int epochs = 3;      // [1, 1000].
+  int batch_size = 8;  // Rows per optimizer step over all ranks, [1, 65536].
+  int micro_batch_tokens =
+      0;  // Token budget of one packed micro-batch, [16, 1048576]; 0: chosen by memory.
+  double learning_rate = 0;         // Peak, (0, 1]; 0: 3e-4 for LoRA.
+  std::string schedule = "cosine";  // cosine | linear | constant.
+  double warmup_ratio = 0.03;       // Share of all steps, [0, 1].
+  double max_grad_norm = 1.0;       // 0: no clipping.
+  double weight_decay = 0;          // [0, 1].
+  double beta1 = 0.9;               // [0, 1).
+  double beta2 = 0.999;             // [0, 1).
+  double eps = 1e-8;                // (0, 1].
+  int ranks = 1;                    // Processes that train data-parallel, [1, 4096].
+  CheckpointSpec checkpoint;
+  int max_restarts = 5;  // Attempts after the first, [0, 100].
+};
+
+// Range and vocabulary of every field. InvalidArgument: "lora.rank is 0; must be in [1, 256]".
+absl::Status Validate(const JobSpec& spec);
+
+// All zero and empty "chosen for you" values filled in: learning_rate, micro_batch_tokens, name.
+// What comes back is what is stored and what runs. Pure. `unique` ends a generated name.
+JobSpec Resolve(JobSpec spec, const std::string& unique);
+
+}  // namespace lathe

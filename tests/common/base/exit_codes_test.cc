@@ -1,0 +1,34 @@
+#include "common/base/exit_codes.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace lathe {
+namespace {
+
+constexpr int Exited(int code) { return code << 8; }
+constexpr int Signalled(int signal) { return signal; }
+
+TEST(ExitCodesTest, CausesAreToldApart) {
+  EXPECT_EQ(CauseOfExit(Exited(0)), FailureCause::kNone);
+  EXPECT_EQ(CauseOfExit(Exited(64)), FailureCause::kUser);
+  EXPECT_EQ(CauseOfExit(Exited(70)), FailureCause::kBug);
+  EXPECT_EQ(CauseOfExit(Exited(75)), FailureCause::kPeerLost);
+  EXPECT_EQ(CauseOfExit(Exited(1)), FailureCause::kBug);
+  EXPECT_EQ(CauseOfExit(Signalled(9)), FailureCause::kMachine);
+}
+
+TEST(ExitCodesTest, StatusesMapToTheCodeThatNamesWhoIsToBlame) {
+  EXPECT_EQ(ExitCodeFor(absl::OkStatus()), 0);
+  EXPECT_EQ(ExitCodeFor(absl::InvalidArgumentError("")), kExitUserError);
+  EXPECT_EQ(ExitCodeFor(absl::UnavailableError("")), kExitPeerLost);
+  EXPECT_EQ(ExitCodeFor(absl::InternalError("")), kExitBug);
+}
+
+TEST(ExitCodesTest, DescriptionNamesTheSignal) {
+  EXPECT_THAT(DescribeExit(Signalled(9)), testing::HasSubstr("signal 9 (Killed"));
+  EXPECT_EQ(DescribeExit(Exited(70)), "exited with 70");
+}
+
+}  // namespace
+}  // namespace lathe

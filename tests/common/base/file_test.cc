@@ -1,0 +1,76 @@
+#include "common/base/file.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <iterator>
+
+#include "common/base/sha256.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+size_t CountEntries(const fs::path& folder) {
+  return static_cast<size_t>(
+      std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+}
+
+TEST(FileTest, AtomicWriteReplacesAndLeavesNothingBeside) {
+  const auto temp = TempFolder::Make("file_test");
+  ASSERT_TRUE(temp.ok());
+  const fs::path path = temp->path() / "a";
+  ASSERT_TRUE(WriteFileAtomically(path, "one").ok());
+  ASSERT_TRUE(WriteFileAtomically(path, "two", 0600).ok());
+  EXPECT_EQ(*ReadFile(path), "two");
+  EXPECT_EQ(CountEntries(temp->path()), 1U);
+  struct stat info {};
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777U, 0600U);
+}
+
+TEST(FileTest, AtomicWriteIntoAMissingFolderFailsAndMakesNothing) {
+  const auto temp = TempFolder::Make("file_test");
+  EXPECT_EQ(WriteFileAtomically(temp->path() / "no/a", "x").code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(CountEntries(temp->path()), 0U);
+}
+
+TEST(FileTest, ADiskThatIsFullIsResourceExhausted) {
+  EXPECT_EQ(ErrnoToStatus(ENOSPC, "x").code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(FileTest, ReadRefusesWhatIsTooLargeOrNoFile) {
+  const auto temp = TempFolder::Make("file_test");
+  ASSERT_TRUE(WriteFileAtomically(temp->path() / "a", "12345").ok());
+  EXPECT_EQ(ReadFile(temp->path() / "a", 4).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadFile(temp->path()).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(ReadFile(temp->path() / "b").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST(FileTest, TempFolderGoesUnlessPublished) {
+  fs::path gone;
+  fs::path kept;
+  const auto parent = TempFolder::Make("file_test");
+  {
+    auto one = TempFolder::Make("x", parent->path());
+    auto two = TempFolder::Make("x", parent->path());
+    gone = one->path();
+    kept = parent->path() / "kept";
+    ASSERT_TRUE(WriteFileAtomically(two->path() / "a", "x").ok());
+    ASSERT_TRUE(two->PublishAs(kept).ok());
+  }
+  EXPECT_FALSE(fs::exists(gone));
+  EXPECT_TRUE(fs::exists(kept / "a"));
+}
+
+TEST(Sha256Test, MatchesThePublishedVector) {
+  const std::string expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  EXPECT_EQ(Sha256Hex("abc"), expected);
+  const auto temp = TempFolder::Make("file_test");
+  ASSERT_TRUE(WriteFileAtomically(temp->path() / "a", "abc").ok());
+  EXPECT_EQ(*Sha256OfFile(temp->path() / "a"), expected);
+}
+
+}  // namespace
+}  // namespace lathe

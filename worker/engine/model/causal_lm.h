@@ -1,0 +1,85 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "worker/engine/model/packed_batch.h"
+#include "worker/formats/model_config.h"
+#include "worker/formats/peft.h"
+
+namespace at {
+class Tensor;
+}
+
+// A frozen decoder with named LoRA adapters and a language-model head.
+
+namespace lathe {
+
+struct ModelOptions {
+  bool fp64 = false;  // Computes in 64-bit floats: for proofs.
+};
+
+struct LoraOptions {
+  int rank = 8;
+  double alpha = 16;
+  double dropout = 0;
+  std::vector<std::string> target_modules = {"all-linear"};
+};
+
+// One trainable tensor, named as in the PEFT file.
+struct AdapterTensor;
+
+// Sums over one batch; add them over batches and ranks, then divide.
+struct EvalSums {
+  double loss = 0;      // Sum of -log p(label), natural logarithm.
+  int64_t correct = 0;  // Labels that were the most likely token.
+  int64_t tokens = 0;
+};
+
+// Key and value cache of one sequence.
+class KvCache;
+
+// Thread-compatible. Methods may throw c10::Error where they do not return a Status: the caller at
+// the engine's door catches it once. `adapter` empty: the base alone.
+class CausalLm {
+ public:
+  // Maps the canonical folder's model.safetensors. InvalidArgument: a tensor is missing, extra or
+  // has another shape.
+  static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::filesystem::path& model_dir,
+                                                        const ModelOptions& options);
+  virtual ~CausalLm() = default;
+
+  virtual const ModelConfig& config() const = 0;
+
+  // A ~ U(-1/sqrt(in), 1/sqrt(in)) from `seed` alone (the same bits on every rank), B zero. PEFT's
+  // init_lora_weights=True.
+  virtual absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
+                                  uint64_t seed) = 0;
+  // A PEFT folder as WriteAdapter makes it.
+  virtual absl::Status LoadAdapter(const std::string& name, const std::filesystem::path& dir) = 0;
+  virtual void RemoveAdapter(const std::string& name) = 0;
+  // In the order of the file. Tensors are leaves that require a gradient; the caller may set their
+  // data.
+  virtual std::vector<AdapterTensor> AdapterTensors(const std::string& name) = 0;
+  virtual AdapterConfig GetAdapterConfig(const std::string& name) const = 0;
+
+  // Scalar: the unnormalised sum of token losses over the batch's labels, differentiable in the
+  // adapter. Logits exist only at label positions, in chunks. `dropout_seed` is used if the adapter
+  // has dropout and `training`.
+  virtual at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
+                             uint64_t dropout_seed) = 0;
+  virtual EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) = 0;
+  // [T, V] of one document, without gradient: for proofs.
+  virtual at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) = 0;
+
+  // Appends `ids` to the cached sequence; returns the logits after the last of them, [V].
+  virtual std::unique_ptr<KvCache> NewCache() = 0;
+  virtual at::Tensor Extend(KvCache& cache, const std::vector<int32_t>& ids,
+                            const std::string& adapter) = 0;
+};
+
+}  // namespace lathe
