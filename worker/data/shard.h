@@ -12,7 +12,8 @@
 // A shard holds tokenised rows, ready to be packed. One little-endian file, mapped by the ranks:
 //   8 bytes magic "LATHESH1", u64 num_rows, u64 num_tokens, 64 bytes template sha256 (hex), u64
 //   offsets[num_rows + 1] (in tokens), i64 row_numbers[num_rows], i32 ids[num_tokens], u8
-//   trained[num_tokens].
+//   trained[num_tokens], 64 bytes sha256 (hex) of everything before it.
+// A shard may have no rows (validation_fraction 0).
 
 namespace lathe {
 
@@ -30,10 +31,12 @@ std::string RowSha256(const TokenRow& row);
 class ShardWriter {
  public:
   explicit ShardWriter(std::string template_sha256);
-  // InvalidArgument: sizes differ, or the row is empty.
+  // Copies the row. InvalidArgument: sizes differ, the row is empty, an id is negative, a mask byte
+  // is neither 0 nor 1, or trained[0] is not 0.
   absl::Status Add(const TokenRow& row);
   size_t num_rows() const { return rows_.size(); }
-  // Atomically.
+  size_t num_tokens() const { return ids_.size(); }
+  // Atomically. InvalidArgument: the template's sha256 is not 64 lower-case hexadecimal digits.
   absl::Status Write(const std::filesystem::path& path) const;
 
  private:
@@ -44,8 +47,9 @@ class ShardWriter {
   std::vector<uint8_t> trained_;
 };
 
-// Immutable; safe from several threads. Checks every bound when it opens: a cut or changed file is
-// DataLoss.
+// Immutable; safe from several threads. Checks the sha256 and every bound when it opens: a cut or
+// changed file is DataLoss. The file stays mapped: shards are replaced by rename, never written in
+// place.
 class Shard {
  public:
   static absl::StatusOr<Shard> Open(const std::filesystem::path& path);
