@@ -1,0 +1,81 @@
+"""transformers + PEFT as the oracle, in float32 or in true float64."""
+import pathlib
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.models.llama import modeling_llama
+
+DATA = pathlib.Path(__file__).parent.parent / "data"
+
+
+def _rms_norm_64(self, hidden):
+    variance = hidden.pow(2).mean(-1, keepdim=True)
+    return self.weight * (hidden * torch.rsqrt(variance + self.variance_epsilon))
+
+
+def _rotary_64(self, x, position_ids):
+    dim = self.config.head_dim
+    theta = self.config.rope_parameters["rope_theta"]
+    inv_freq = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+    freqs = position_ids[..., None].double() * inv_freq
+    emb = torch.cat((freqs, freqs), dim=-1)
+    return emb.cos(), emb.sin()
+
+
+def to_float64(model):
+    """model.double(), with the norms and rotary angles that transformers keeps in float32 in
+    float64 too: the angles are position / theta**(2i/d), all in float64."""
+    model = model.double()
+    for module in model.modules():
+        if isinstance(module, modeling_llama.LlamaRMSNorm):
+            module.forward = _rms_norm_64.__get__(module)
+        if isinstance(module, modeling_llama.LlamaRotaryEmbedding):
+            module.forward = _rotary_64.__get__(module)
+    return model
+
+
+def load(base, adapter=None, float64=False, trainable=False):
+    # sdpa: transformers' eager attention takes its softmax in float32 whatever the model's type.
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=torch.float32, attn_implementation="sdpa"
+    )
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)
+    model = to_float64(model) if float64 else model
+    return model.train() if trainable else model.eval()
+
+
+def logits(model, ids):
+    """[T, V] of one sequence, in the model's type."""
+    return model(input_ids=torch.tensor([ids])).logits[0]
+
+
+def loss_sum(model, row):
+    """Sum of -log p(ids[t + 1]) over every t with trained[t + 1], and the number of hits."""
+    labels = torch.tensor(row["ids"][1:])
+    trained = torch.tensor(row["trained"][1:], dtype=torch.bool)
+    log_p = torch.log_softmax(logits(model, row["ids"])[:-1], dim=-1)[trained]
+    labels = labels[trained]
+    loss = -log_p.gather(1, labels[:, None]).sum()
+    return loss, int((log_p.argmax(1) == labels).sum())
+
+
+def adapter_parameters(model):
+    """{name as in the PEFT file: parameter}, sorted by name."""
+    named = {n.replace(".default.", "."): p for n, p in model.named_parameters() if "lora_" in n}
+    return dict(sorted(named.items()))
+
+
+@torch.no_grad()
+def greedy(model, prompt, count, stop=()):
+    """Token ids after the prompt and the smallest margin of a winner over the second."""
+    ids, margin = list(prompt), float("inf")
+    while len(ids) < len(prompt) + count:
+        top = logits(model, ids)[-1].topk(2)
+        margin = min(margin, float(top.values[0] - top.values[1]))
+        ids.append(int(top.indices[0]))
+        if ids[-1] in stop:
+            break
+    return ids[len(prompt) :], margin
