@@ -1,0 +1,85 @@
+#include "common/metrics/metrics.h"
+
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+
+namespace lathe {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+// One HTTP request by hand; the whole answer.
+std::string Get(int port, const std::string& header) {
+  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return "";
+  const std::string request =
+      absl::StrCat("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", header, "\r\n");
+  if (write(fd.get(), request.data(), request.size()) < 0) return "";
+  std::string answer;
+  char buffer[4096];
+  for (ssize_t got; (got = read(fd.get(), buffer, sizeof(buffer))) > 0;)
+    answer.append(buffer, static_cast<size_t>(got));
+  return answer;
+}
+
+TEST(MetricRegistryTest, ASeriesIsScrapedAndGoesWithItsJob) {
+  MetricRegistry registry;
+  const Metric loss = registry.Gauge("lathe_job_loss", "Loss.");
+  const Metric steps = registry.Counter("lathe_steps_total", "Steps.");
+  loss.Set({{"job", "a"}}, 1.5);
+  loss.Set({{"job", "b"}}, 2.5);
+  steps.Add({}, 3);
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_job_loss{job=\"a\"} 1.5"));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_steps_total 3"));
+  registry.RemoveSeries("job", "a");
+  EXPECT_THAT(registry.Scrape(), Not(HasSubstr("job=\"a\"")));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_job_loss{job=\"b\"} 2.5"));
+  loss.Set({{"job", "a"}}, 3.5);
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_job_loss{job=\"a\"} 3.5"));
+}
+
+TEST(MetricRegistryTest, AHistogramCounts) {
+  MetricRegistry registry;
+  registry.Histogram("lathe_wait_seconds", "Wait.", {1, 10}).Observe({}, 5);
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_wait_seconds_bucket{le=\"10\"} 1"));
+  EXPECT_THAT(registry.Scrape(), HasSubstr("lathe_wait_seconds_count 1"));
+}
+
+TEST(ExposerTest, ServesOnlyWhoKnowsThePassword) {
+  MetricRegistry registry;
+  registry.Counter("lathe_x_total", "X.").Add({});
+  const auto exposer = Exposer::Start(registry, "127.0.0.1:0", "secret");
+  ASSERT_TRUE(exposer.ok()) << exposer.status();
+  const auto auth = [](const std::string& pair) {
+    return absl::StrCat("Authorization: Basic ", absl::Base64Escape(pair), "\r\n");
+  };
+  EXPECT_THAT(Get((*exposer)->port(), auth("lathe:secret")), HasSubstr("lathe_x_total 1"));
+  EXPECT_THAT(Get((*exposer)->port(), auth("lathe:wrong")), HasSubstr("401"));
+  EXPECT_THAT(Get((*exposer)->port(), ""), HasSubstr("401"));
+}
+
+TEST(ExposerTest, RefusesOtherAddressesAndAPortInUse) {
+  MetricRegistry registry;
+  EXPECT_EQ(Exposer::Start(registry, "0.0.0.0:0", "p").status().code(),
+            absl::StatusCode::kInvalidArgument);
+  const auto first = Exposer::Start(registry, "127.0.0.1:0", "p");
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(
+      Exposer::Start(registry, absl::StrCat("127.0.0.1:", (*first)->port()), "p").status().code(),
+      absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace lathe
