@@ -66,7 +66,8 @@ TEST(ApplySettingsTest, RefusesWhatIsNotKeyAndValue) {
   JobSpec spec;
   EXPECT_TRUE(ApplySettings({"epochs=2", "lora.rank=4"}, spec).ok());
   EXPECT_EQ(spec.lora.rank, 4);
-  EXPECT_THAT(std::string(ApplySettings({"epochs"}, spec).message()), HasSubstr("must be key=value"));
+  EXPECT_THAT(std::string(ApplySettings({"epochs"}, spec).message()),
+              HasSubstr("must be key=value"));
 }
 
 TEST(TransferTest, DescribesAFileByHashAndSize) {
