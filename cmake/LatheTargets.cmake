@@ -13,6 +13,8 @@ function(_lathe_common target torch)
   target_link_libraries(${target} PRIVATE lathe_options)
   if(torch)
     target_link_libraries(${target} PUBLIC lathe::torch)
+    # CMake gives programs -fPIE; g++ refuses a header that was precompiled with -fPIC then.
+    target_compile_options(${target} PRIVATE -fPIC)
     target_precompile_headers(${target} REUSE_FROM lathe_torch_pch)
   endif()
 endfunction()
