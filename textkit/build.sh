@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# Builds the static library and puts it with its two headers into a folder. CMake calls it.
+#
+# The result is kept in the user's cache under a hash of everything it is made from, so that a second
+# clone compiles nothing; crates compile once per machine in a target folder that all clones share.
+# The lock is held over build and copy: two clones must not mix their results.
+#
+# usage: textkit/build.sh CACHE_DIR OUT_DIR
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+[ $# = 2 ] || { echo "error: textkit/build.sh got $# arguments; needs CACHE_DIR OUT_DIR" >&2; exit 2; }
+cache=$1/textkit
+out=$2
+export CARGO_HOME=${CARGO_HOME:-$1/cargo}
+
+# Debian's pair first: a compiler of the user's own may be too old for the locked crates.
+if [ -x /usr/bin/cargo ] && [ -x /usr/bin/rustc ]; then
+  cargo=/usr/bin/cargo
+  export RUSTC=/usr/bin/rustc
+else
+  cargo=$(command -v cargo) || { echo "error: cargo: not found; run scripts/setup" >&2; exit 1; }
+fi
+
+mkdir -p "$cache" "$out"
+out=$(cd "$out" && pwd)
+cache=$(cd "$cache" && pwd)
+cd "$here"
+# Everything that the library is made from. Paths are relative: a clone elsewhere has the same key.
+key=$(set -e
+  sha256sum -- Cargo.toml Cargo.lock build.rs build.sh src/*.rs
+  "${RUSTC:-rustc}" -vV
+  "${CXX:-c++}" --version)
+key=$(printf '%s' "$key" | sha256sum | cut -c1-32)
+store=$cache/$key
+
+build_into_store() {
+  local offline=() temp
+  "$cargo" fetch --locked --offline --quiet 2>/dev/null && offline=(--offline)
+  CARGO_TARGET_DIR=$cache/target "$cargo" build --release --locked "${offline[@]}" --quiet
+  temp=$(mktemp -d "$cache/.new.XXXXXX")
+  mkdir -p "$temp/include/textkit" "$temp/include/rust"
+  objcopy --strip-debug "$cache/target/release/libtextkit.a" "$temp/libtextkit.a"
+  cp -L "$cache/target/cxxbridge/textkit/src/lib.rs.h" "$temp/include/textkit/bridge.h"
+  cp -L "$cache/target/cxxbridge/rust/cxx.h" "$temp/include/rust/cxx.h"
+  mv -T "$temp" "$store"
+}
+
+exec 9>"$cache/lock"
+flock 9
+[ -d "$store" ] || build_into_store
+cp -R "$store/." "$out/"
+# Newer than every source, or the build would run this again each time.
+touch "$out/libtextkit.a" "$out/include/textkit/bridge.h"
