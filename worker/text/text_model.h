@@ -21,10 +21,11 @@ enum class TokenSource { kTemplate, kSystem, kUser, kAssistant };
 struct RenderedToken {
   int32_t id = 0;
   TokenSource source = TokenSource::kTemplate;
-  int message =
-      -1;  // Index into the conversation; for a template token the message that it follows, or -1.
-  bool trained =
-      false;  // Content of a trained assistant message, and the end-of-turn token that closes it.
+  // Index into the conversation; for a template token the message that it follows, or -1.
+  int message = -1;
+  // Content of a trained assistant message, and the end-of-turn token that closes it: the first
+  // special token of the template text that follows, with what the template puts before it.
+  bool trained = false;
 };
 
 // Immutable after construction: safe from several threads.
@@ -32,7 +33,9 @@ class TextModel {
  public:
   // Reads tokenizer.json, tokenizer_config.json (eos_token, bos_token, chat_template) and
   // chat_template.jinja (wins over the one in tokenizer_config.json) from a canonical model folder.
-  // InvalidArgument names the file and the fault.
+  // A folder without a template gives a model that renders nothing. InvalidArgument (NotFound for
+  // a missing tokenizer.json) names the file and the fault. Hostile files are bounded in steps and
+  // output, but a template can still build large strings: load them in a child process.
   static absl::StatusOr<std::unique_ptr<TextModel>> Load(const std::filesystem::path& model_dir);
   ~TextModel();
 
@@ -45,19 +48,23 @@ class TextModel {
   std::string TokenText(int32_t id) const;
   // -1 if there is none.
   int32_t TokenId(absl::string_view token) const;
+  // The greatest id plus one.
   int vocabulary_size() const;
   // Ids that end an answer: eos_token, and the token that closes an assistant turn in the template.
+  // Ascending; empty if the model names none.
   const std::vector<int32_t>& stop_ids() const;
-  // sha256 of the template's source.
+  // sha256 of the template's source, in hexadecimal.
   const std::string& template_sha256() const;
 
   // Renders the conversation once, in typed segments, and tokenises each segment by itself:
   // template text with special tokens, message content without. Never compares rendered prefixes.
   // With `generation_prompt` the template opens the next assistant turn at the end.
-  // InvalidArgument: the template refuses (its own words), or needs what we lack.
+  // InvalidArgument: a content is not UTF-8; there is no template; the template refuses (its own
+  // words), needs what we lack, takes a content apart (other than trimming it), or does not end.
   absl::StatusOr<std::vector<RenderedToken>> Render(const Conversation& conversation,
                                                     bool generation_prompt) const;
-  // What `transformers` apply_chat_template(tokenize=False) gives.
+  // What `transformers` apply_chat_template(tokenize=False) gives, except that strftime_now is
+  // undefined: templates that test for it then write their fixed date, the same on every day.
   absl::StatusOr<std::string> RenderText(const Conversation& conversation,
                                          bool generation_prompt) const;
 
@@ -76,8 +83,12 @@ class StreamDecoder {
   std::string Finish();
 
  private:
+  std::string Emit();
+
   const TextModel& model_;
   std::vector<int32_t> pending_;
+  size_t num_waiting_ = 0;
+  int num_stalled_ = 0;
   std::string pending_text_;
 };
 

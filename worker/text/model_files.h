@@ -1,0 +1,30 @@
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+// What a canonical model folder says about its text, read but not yet understood.
+
+namespace lathe {
+
+struct ModelFiles {
+  std::string tokenizer_json;
+  // Source of the chat template; empty if the folder has none.
+  std::string chat_template;
+  // The file that `chat_template` is from.
+  std::string chat_template_file;
+  // bos_token, eos_token, ... as text: templates see them as variables.
+  std::vector<std::pair<std::string, std::string>> special_tokens;
+  // Empty if the model has none.
+  std::string eos_token;
+};
+
+// InvalidArgument or NotFound names the file and the fault. tokenizer_config.json and
+// chat_template.jinja may be missing; the latter wins over the template in the former.
+absl::StatusOr<ModelFiles> ReadModelFiles(const std::filesystem::path& model_dir);
+
+}  // namespace lathe
