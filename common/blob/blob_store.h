@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/base/blob_ref.h"
 #include "common/base/file.h"
 #include "common/base/mutex.h"
 
@@ -19,13 +20,6 @@
 //   ROOT/partial/abcd...    an upload that can go on where it stopped
 
 namespace lathe {
-
-struct BlobRef {
-  std::string sha256;  // 64 lower-case hexadecimal digits.
-  int64_t size = 0;
-
-  friend bool operator==(const BlobRef&, const BlobRef&) = default;
-};
 
 // InvalidArgument unless sha256 has its form and size is not negative.
 absl::Status Validate(const BlobRef& blob);
