@@ -1,0 +1,156 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "coordinator/core/assignment.h"
+#include "coordinator/core/fleet.h"
+#include "coordinator/core/place.h"
+#include "coordinator/core/records.h"
+
+namespace lathe {
+
+struct CoreOptions {
+  // A worker that is silent for longer is lost and its work is given to others.
+  absl::Duration lease = absl::Seconds(15);
+  // After a restart of the coordinator: how long the workers have to come back before a job that
+  // was running is placed anew.
+  absl::Duration restart_grace = absl::Seconds(15);
+  // How long a worker that came back without a process may take to report its end.
+  absl::Duration missing_grace = absl::Seconds(5);
+  // A process that was told to end and does not within this time no longer holds up its job. Its
+  // slots stay taken until its worker says that it ended.
+  absl::Duration cancel_timeout = absl::Seconds(60);
+  // Lost and left workers are listed for so long.
+  absl::Duration forget_worker_after = absl::Hours(1);
+  int max_unfinished_jobs = 1000;
+};
+
+// An order to an agent.
+struct Command {
+  enum class Kind { kStart, kCancel, kRendezvous };
+  Kind kind = Kind::kStart;
+  Assignment assignment;
+  RendezvousPoint rendezvous;
+};
+
+struct ErrandEnd {
+  std::string errand;
+  Ended ended;
+};
+
+// What the caller has to do, in this order: store `changes`, send `commands`, tell `errands`.
+struct Effects {
+  std::vector<JobChange> changes;
+  std::vector<Command> commands;
+  std::vector<ErrandEnd> errands;
+};
+
+// Every decision of the coordinator: which job runs where, what a message of an agent means, when a
+// lease is over, what a failure leads to. Pure: no clock, no lock, no disk, no network; the same
+// calls give the same effects. Thread-compatible: one thread owns it.
+class Core {
+ public:
+  explicit Core(CoreOptions options);
+
+  // --- Jobs
+  // Takes over the unfinished jobs of an earlier coordinator. REQUIRES: called first, at most once.
+  void Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards, absl::Time now,
+               Effects& out);
+  // ResourceExhausted: too many. AlreadyExists: an unfinished job makes a model of that name.
+  absl::Status CanAdd(const Job& job) const;
+  // REQUIRES: the job was stored, with its first event.
+  void AddJob(Job job, absl::Time now, Effects& out);
+  // NotFound: no unfinished job of that id.
+  absl::Status CancelJob(const JobId& id, absl::Time now, Effects& out);
+  const Job* FindJob(const JobId& id) const;  // Unfinished ones only.
+  std::vector<const Job*> UnfinishedJobs() const;
+
+  // --- Agents
+  absl::Status Register(const WorkerInfo& info, SessionId session,
+                        const std::vector<AssignmentId>& running, absl::Time now, Effects& out);
+  bool Heartbeat(const WorkerId& worker, SessionId session, absl::Time now);
+  void Disconnect(const WorkerId& worker, SessionId session);
+  void Leave(const WorkerId& worker, SessionId session, absl::Time now, Effects& out);
+  // The fence: the assignment if it is there, runs on that worker and is of the present attempt;
+  // else null, and the message counts for nothing.
+  const Assignment* Accept(const WorkerId& worker, const AssignmentId& id, const std::string& owner,
+                           int64_t attempt) const;
+  // REQUIRES for the next two: `assignment` came from Accept.
+  void OnRendezvous(const Assignment& assignment, const RendezvousPoint& point, Effects& out);
+  void OnEvaluation(const Assignment& assignment, bool before, const Evaluation& evaluation,
+                    Effects& out);
+  // Also for assignments that Accept refuses: their slots come free.
+  void OnEnded(const WorkerId& worker, const AssignmentId& id, const std::string& owner,
+               int64_t attempt, Ended ended, absl::Time now, Effects& out);
+  // Whether `owner` may still write under `attempt`: uploads and logs.
+  bool MayWrite(const std::string& owner, int64_t attempt) const;
+
+  // --- Errands: single processes beside the jobs (import, check, preview, serve), without slots.
+  // Unavailable: no worker.
+  absl::StatusOr<Assignment> StartErrand(const std::string& errand, const std::string& role,
+                                         absl::Time deadline, Effects& out);
+  void CancelErrand(const std::string& errand, absl::Time now, Effects& out);
+
+  // --- Time
+  void Tick(absl::Time now, Effects& out);
+  absl::Time NextDeadline() const;
+
+  const Fleet& fleet() const { return fleet_; }
+  const std::map<AssignmentId, Assignment>& assignments() const { return assignments_; }
+
+ private:
+  // A job that has not ended.
+  struct Run {
+    Job job;
+    std::vector<AssignmentId> gang;              // By rank; empty: nothing is placed.
+    std::vector<std::optional<Ended>> outcomes;  // By rank.
+    std::optional<RendezvousPoint> rendezvous;
+  };
+  struct Errand {
+    AssignmentId assignment;
+    absl::Time deadline;
+  };
+
+  Run* FindRun(const std::string& owner);
+  void Move(Run& run, JobState to) const;
+  void Record(Run& run, absl::Time now, std::string message, Effects& out) const;
+  void SetReason(Run& run, const std::string& reason, Effects& out) const;
+  void Finish(Run& run, JobState state, absl::Time now, std::string message, Effects& out);
+  void Fail(Run& run, const Ended& blame, absl::Time now, Effects& out);
+
+  void Schedule(absl::Time now, Effects& out);
+  bool SkipPrepare(Run& run, absl::Time now, Effects& out) const;
+  const Run* SamePreparation(const Run& run) const;
+  void StartGang(Run& run, const Gang& gang, const Placement& placement, absl::Time now,
+                 Effects& out);
+  void Cancel(Assignment& assignment, absl::Time now, Effects& out) const;
+  void CancelGang(Run& run, absl::Time now, Effects& out);
+  void EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Effects& out);
+  void EndAllOn(const WorkerId& worker, const std::string& why, absl::Time now, Effects& out);
+  void Conclude(Run& run, absl::Time now, Effects& out);
+  void FinishPrepare(Run& run, const Ended& ended, absl::Time now, Effects& out);
+  void FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out);
+  void Retry(Run& run, const Ended& blame, absl::Time now, Effects& out);
+  void ExpireAssignments(absl::Time now, Effects& out);
+  void ExpireErrands(absl::Time now, Effects& out);
+  Assignment& NewAssignment(const std::string& owner, const WorkerId& worker);
+  std::string Where(const Assignment& assignment) const;
+
+  const CoreOptions options_;
+  Fleet fleet_;
+  std::map<JobId, Run> runs_;
+  std::vector<JobId> queue_;  // Of runs_, first come first.
+  std::map<AssignmentId, Assignment> assignments_;
+  std::map<std::string, Errand> errands_;
+  std::map<std::string, FileTree> shards_;
+  absl::Time place_not_before_ = absl::InfinitePast();
+};
+
+}  // namespace lathe

@@ -1,0 +1,342 @@
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "coordinator/core/core.h"
+
+// The life of a job: queue, stages, attempts, end.
+
+namespace lathe {
+namespace {
+
+Gang GangFor(const Job& job) {
+  if (job.stage == kStagePrepare) return {{{.role = kStagePrepare, .cpu_work = true}}};
+  return {{{.role = kStageTrain, .ranks = job.spec.ranks}}};
+}
+
+std::string Describe(const Placement& placement, const Job& job, const Fleet& fleet) {
+  if (job.stage == kStagePrepare)
+    return absl::StrCat("prepare starts on ", fleet.NameOf(placement.workers[0]));
+  std::string text = "train starts:";
+  for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
+    absl::StrAppend(&text, rank == 0 ? "" : ",", " rank ", rank, " on ",
+                    fleet.NameOf(placement.workers[rank]));
+  }
+  return text;
+}
+
+}  // namespace
+
+Core::Run* Core::FindRun(const std::string& owner) {
+  const auto found = runs_.find(JobId(owner));
+  return found == runs_.end() ? nullptr : &found->second;
+}
+
+const Job* Core::FindJob(const JobId& id) const {
+  const auto found = runs_.find(id);
+  return found == runs_.end() ? nullptr : &found->second.job;
+}
+
+std::vector<const Job*> Core::UnfinishedJobs() const {
+  std::vector<const Job*> jobs;
+  for (const JobId& id : queue_) jobs.push_back(&runs_.at(id).job);
+  return jobs;
+}
+
+void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards, absl::Time now,
+                   Effects& out) {
+  shards_ = std::move(shards);
+  for (Job& job : jobs) {
+    const JobId id = job.id;
+    queue_.push_back(id);
+    Run& run = runs_[id];
+    run.job = std::move(job);
+    if (run.job.state == JobState::kCancelling) {
+      Finish(run, JobState::kCancelled, now, "cancelled", out);
+    } else if (run.job.state == JobState::kRunning) {
+      // Its processes may still run. The new attempt number shuts them out, and the agents that
+      // come back within the grace are told to end them.
+      place_not_before_ = now + options_.restart_grace;
+      const int64_t ended = run.job.attempt++;
+      Move(run, JobState::kQueued);
+      Record(run, now,
+             absl::StrCat("the coordinator was restarted; attempt ", ended, " ends, attempt ",
+                          run.job.attempt, " follows"),
+             out);
+    }
+  }
+  Schedule(now, out);
+}
+
+absl::Status Core::CanAdd(const Job& job) const {
+  if (static_cast<int>(runs_.size()) >= options_.max_unfinished_jobs) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("there are ", runs_.size(), " unfinished jobs; at most ",
+                     options_.max_unfinished_jobs, " are allowed: cancel some or wait"));
+  }
+  for (const auto& [id, run] : runs_) {
+    if (run.job.project == job.project && run.job.spec.name == job.spec.name) {
+      return absl::AlreadyExistsError(absl::StrCat("name is '", job.spec.name, "'; ", id.value(),
+                                                   " is about to make a model of that name"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void Core::AddJob(Job job, absl::Time now, Effects& out) {
+  const JobId id = job.id;
+  queue_.push_back(id);
+  runs_[id].job = std::move(job);
+  Schedule(now, out);
+}
+
+absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
+  Run* run = FindRun(id.value());
+  if (run == nullptr)
+    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
+  if (run->job.state == JobState::kCancelling) return absl::OkStatus();
+  if (run->gang.empty()) {
+    // RUNNING without processes: between two stages.
+    if (run->job.state == JobState::kRunning) Move(*run, JobState::kCancelling);
+    Finish(*run, JobState::kCancelled, now, "cancelled by its user", out);
+  } else {
+    Move(*run, JobState::kCancelling);
+    run->job.reason = "its processes are being ended";
+    Record(*run, now, "its user asked for an end", out);
+    CancelGang(*run, now, out);
+  }
+  Schedule(now, out);
+  return absl::OkStatus();
+}
+
+void Core::Move(Run& run, JobState to) const {
+  if (!CanMove(run.job.state, to)) {
+    LogError(absl::StrCat(run.job.id.value(), ": cannot move from ", JobStateName(run.job.state),
+                          " to ", JobStateName(to)));
+    std::abort();
+  }
+  run.job.state = to;
+}
+
+void Core::Record(Run& run, absl::Time now, std::string message, Effects& out) const {
+  const JobEvent event{.sequence = ++run.job.last_sequence,
+                       .time = now,
+                       .state = run.job.state,
+                       .stage = run.job.stage,
+                       .attempt = run.job.attempt,
+                       .message = std::move(message)};
+  out.changes.push_back({run.job, {event}, {}, {}});
+}
+
+void Core::SetReason(Run& run, const std::string& reason, Effects& out) const {
+  if (run.job.reason == reason) return;
+  run.job.reason = reason;
+  out.changes.push_back({run.job, {}, {}, {}});
+}
+
+// Destroys `run`.
+void Core::Finish(Run& run, JobState state, absl::Time now, std::string message, Effects& out) {
+  Move(run, state);
+  run.job.reason.clear();
+  run.job.end_time = now;
+  Record(run, now, std::move(message), out);
+  const JobId id = run.job.id;
+  std::erase(queue_, id);
+  runs_.erase(id);
+}
+
+// Destroys `run`.
+void Core::Fail(Run& run, const Ended& blame, absl::Time now, Effects& out) {
+  run.job.error = blame.message;
+  run.job.failure_cause = std::string(EndCauseName(blame.cause));
+  Finish(run, JobState::kFailed, now, blame.message, out);
+}
+
+void Core::Schedule(absl::Time now, Effects& out) {
+  const bool grace = now < place_not_before_;
+  if (!grace) place_not_before_ = absl::InfinitePast();
+  std::string blocker;
+  for (const JobId& id : queue_) {
+    Run& run = runs_.at(id);
+    const bool waits = run.gang.empty() &&
+                       (run.job.state == JobState::kQueued || run.job.state == JobState::kRunning);
+    if (!waits) continue;
+    if (grace) {
+      SetReason(run, "waits: the coordinator was restarted, workers may still come back", out);
+      continue;
+    }
+    if (run.job.stage == kStagePrepare && !SkipPrepare(run, now, out)) {
+      if (const Run* other = SamePreparation(run); other != nullptr) {
+        SetReason(run, absl::StrCat("waits: ", other->job.id.value(), " prepares the same data"),
+                  out);
+        continue;
+      }
+    }
+    if (!blocker.empty()) {
+      SetReason(run, absl::StrCat("waits: ", blocker, " is before it"), out);
+      continue;
+    }
+    const Gang gang = GangFor(run.job);
+    const Decision decision = Place(gang, fleet_.Views(), now, {.lease = options_.lease});
+    if (decision.placement.has_value()) {
+      StartGang(run, gang, *decision.placement, now, out);
+    } else {
+      SetReason(run, decision.reason, out);
+      // One that could run once the others end keeps its turn; one that could not holds up nobody.
+      if (decision.fits_when_idle) blocker = id.value();
+    }
+  }
+}
+
+// True if what prepare would make is there already.
+bool Core::SkipPrepare(Run& run, absl::Time now, Effects& out) const {
+  if (!shards_.contains(run.job.shard_key)) return false;
+  run.job.stage = kStageTrain;
+  Record(run, now, "prepare is done already: same data, tokenizer, template and limits", out);
+  return true;
+}
+
+const Core::Run* Core::SamePreparation(const Run& run) const {
+  for (const auto& [id, other] : runs_) {
+    if (&other != &run && other.job.stage == kStagePrepare && !other.gang.empty() &&
+        other.job.shard_key == run.job.shard_key) {
+      return &other;
+    }
+  }
+  return nullptr;
+}
+
+void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, absl::Time now,
+                     Effects& out) {
+  const Group& group = gang.groups[0];
+  run.outcomes.assign(placement.workers.size(), std::nullopt);
+  run.rendezvous.reset();
+  for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
+    const WorkerId& worker = placement.workers[rank];
+    Assignment& assignment = NewAssignment(run.job.id.value(), worker);
+    assignment.attempt = run.job.attempt;
+    assignment.role = group.role;
+    assignment.rank = static_cast<int>(rank);
+    assignment.world_size = group.ranks;
+    const bool free_of_charge = group.cpu_work && fleet_.Find(worker)->info.slot_kind != "cpu";
+    assignment.slots = free_of_charge ? 0 : group.slots_per_rank;
+    fleet_.Find(worker)->held[assignment.id] = assignment.slots;
+    run.gang.push_back(assignment.id);
+    out.commands.push_back({Command::Kind::kStart, assignment, {}});
+  }
+  if (run.job.state == JobState::kQueued) Move(run, JobState::kRunning);
+  if (!run.job.start_time.has_value()) run.job.start_time = now;
+  run.job.reason = absl::StrCat(run.job.stage, " runs");
+  Record(run, now,
+         absl::StrCat("attempt ", run.job.attempt, ": ", Describe(placement, run.job, fleet_)),
+         out);
+}
+
+void Core::CancelGang(Run& run, absl::Time now, Effects& out) {
+  for (const AssignmentId& id : run.gang) {
+    const auto found = assignments_.find(id);
+    if (found != assignments_.end()) Cancel(found->second, now, out);
+  }
+}
+
+void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Effects& out) {
+  const Assignment assignment = assignments_.at(id);
+  assignments_.erase(id);
+  Run* run = FindRun(assignment.owner);
+  if (run == nullptr) {
+    errands_.erase(assignment.owner);
+    out.errands.push_back({assignment.owner, std::move(ended)});
+    return;
+  }
+  const bool failed = !ended.ok;
+  run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
+  // The others wait for it in vain. The attempt is over when all have ended.
+  if (failed) CancelGang(*run, now, out);
+  const bool all_ended = std::all_of(run->outcomes.begin(), run->outcomes.end(),
+                                     [](const auto& outcome) { return outcome.has_value(); });
+  if (all_ended) Conclude(*run, now, out);
+}
+
+void Core::Conclude(Run& run, absl::Time now, Effects& out) {
+  std::vector<Ended> outcomes;
+  for (auto& outcome : run.outcomes) outcomes.push_back(*std::move(outcome));
+  run.outcomes.clear();
+  run.gang.clear();
+  const Ended* blame = Blame(outcomes);
+  if (run.job.state == JobState::kCancelling) {
+    Finish(run, JobState::kCancelled, now, "cancelled by its user", out);
+  } else if (blame == nullptr && run.job.stage == kStagePrepare) {
+    FinishPrepare(run, outcomes[0], now, out);
+  } else if (blame == nullptr) {
+    FinishTrain(run, outcomes, now, out);
+  } else if (blame->cause == EndCause::kUser || blame->cause == EndCause::kBug) {
+    Fail(run, *blame, now, out);
+  } else {
+    Retry(run, *blame, now, out);
+  }
+}
+
+void Core::FinishPrepare(Run& run, const Ended& ended, absl::Time now, Effects& out) {
+  if (ended.outputs.empty()) {
+    Fail(run, {.cause = EndCause::kBug, .message = "prepare ended without shards"}, now, out);
+    return;
+  }
+  shards_[run.job.shard_key] = ended.outputs;
+  run.job.stage = kStageTrain;
+  Record(run, now, "prepare is done", out);
+  out.changes.back().shards = ended.outputs;
+}
+
+void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out) {
+  run.job.adapter_sha256.clear();
+  for (const Ended& ended : outcomes) run.job.adapter_sha256.push_back(ended.adapter_sha256);
+  for (size_t rank = 0; rank < outcomes.size(); ++rank) {
+    if (!outcomes[rank].adapter_sha256.empty() &&
+        outcomes[rank].adapter_sha256 == outcomes[0].adapter_sha256) {
+      continue;
+    }
+    Fail(run,
+         {.cause = EndCause::kBug,
+          .message = absl::StrCat("adapters of the ranks differ: rank 0 has sha256 '",
+                                  outcomes[0].adapter_sha256, "', rank ", rank, " '",
+                                  outcomes[rank].adapter_sha256, "'")},
+         now, out);
+    return;
+  }
+  if (outcomes[0].outputs.empty()) {
+    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without an adapter"}, now, out);
+    return;
+  }
+  run.job.result_model = run.job.spec.name;
+  const Model model{.name = run.job.spec.name,
+                    .project = run.job.project,
+                    .kind = ModelKind::kAdapter,
+                    .files = outcomes[0].outputs,
+                    .base_model = run.job.spec.model,
+                    .job_id = run.job.id.value(),
+                    .create_time = now};
+  Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
+  out.changes.back().model = model;
+}
+
+void Core::Retry(Run& run, const Ended& blame, absl::Time now, Effects& out) {
+  run.job.failure_cause = std::string(EndCauseName(blame.cause));
+  ++run.job.failures;
+  if (run.job.failures > run.job.spec.max_restarts) {
+    Ended last = blame;
+    last.message = absl::StrCat(blame.message, "; gave up after attempt ", run.job.attempt,
+                                ": max_restarts is ", run.job.spec.max_restarts);
+    Fail(run, last, now, out);
+    return;
+  }
+  const int64_t ended = run.job.attempt++;
+  Move(run, JobState::kQueued);
+  Record(run, now,
+         absl::StrCat(blame.message, "; attempt ", ended, " ends, attempt ", run.job.attempt,
+                      " follows"),
+         out);
+}
+
+}  // namespace lathe

@@ -1,0 +1,101 @@
+#include "coordinator/core/place.h"
+
+#include <algorithm>
+#include <tuple>
+
+#include "absl/strings/str_cat.h"
+
+namespace lathe {
+namespace {
+
+bool IsUsable(const WorkerView& worker, absl::Time now, const PlaceOptions& options) {
+  return worker.connected && now - worker.last_seen <= options.lease;
+}
+
+bool IsCpuWork(const Gang& gang) {
+  return std::all_of(gang.groups.begin(), gang.groups.end(),
+                     [](const Group& group) { return group.cpu_work; });
+}
+
+// The kind whose slots the gang takes, given who is there.
+std::string KindFor(const Gang& gang, const std::vector<WorkerView>& usable) {
+  const auto has = [&](absl::string_view kind) {
+    return std::any_of(usable.begin(), usable.end(),
+                       [&](const WorkerView& w) { return w.slot_kind == kind; });
+  };
+  if (IsCpuWork(gang)) return has("cpu") || !has("cuda") ? "cpu" : "cuda";
+  return has("cuda") ? "cuda" : "cpu";
+}
+
+int CostOf(const Group& group, absl::string_view kind) {
+  return group.cpu_work && kind != "cpu" ? 0 : group.slots_per_rank;
+}
+
+// `workers` by value: free_slots is counted down.
+std::optional<Placement> Spread(const Gang& gang, std::vector<WorkerView> workers,
+                                absl::string_view kind) {
+  Placement placement;
+  for (const Group& group : gang.groups) {
+    const int cost = CostOf(group, kind);
+    for (int rank = 0; rank < group.ranks; ++rank) {
+      const auto best =
+          std::min_element(workers.begin(), workers.end(), [](const auto& a, const auto& b) {
+            return std::make_tuple(-a.free_slots, a.name, a.id) <
+                   std::make_tuple(-b.free_slots, b.name, b.id);
+          });
+      if (best == workers.end() || best->free_slots < cost) return std::nullopt;
+      best->free_slots -= cost;
+      placement.workers.push_back(best->id);
+    }
+  }
+  return placement;
+}
+
+std::string Count(int number, absl::string_view noun) {
+  return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
+}
+
+std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
+                       const std::string& kind, bool fits_when_idle) {
+  int needed = 0;
+  for (const Group& group : gang.groups) needed += group.ranks * CostOf(group, kind);
+  if (workers.empty())
+    return absl::StrCat("waits: no worker is connected, needs ", Count(needed, kind + " slot"));
+  int free = 0;
+  int total = 0;
+  for (const WorkerView& worker : workers) {
+    free += std::max(worker.free_slots, 0);
+    total += worker.slots;
+  }
+  std::string reason =
+      absl::StrCat("waits: ", Count(free, kind + " slot"), " free on ",
+                   Count(static_cast<int>(workers.size()), "worker"), ", needs ", needed);
+  if (!fits_when_idle)
+    absl::StrAppend(&reason, "; they have ", total, " in all: start more workers");
+  return reason;
+}
+
+}  // namespace
+
+Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
+               const PlaceOptions& options) {
+  std::vector<WorkerView> usable;
+  std::copy_if(workers.begin(), workers.end(), std::back_inserter(usable),
+               [&](const WorkerView& worker) { return IsUsable(worker, now, options); });
+  const std::string kind = KindFor(gang, usable);
+  std::erase_if(usable, [&](const WorkerView& worker) { return worker.slot_kind != kind; });
+
+  Decision decision;
+  decision.placement = Spread(gang, usable, kind);
+  if (decision.placement.has_value()) {
+    decision.fits_when_idle = true;
+    return decision;
+  }
+  std::vector<WorkerView> idle = usable;
+  for (WorkerView& worker : idle) worker.free_slots = worker.slots;
+  decision.fits_when_idle = Spread(gang, std::move(idle), kind).has_value();
+  decision.reason = WaitReason(gang, usable, kind, decision.fits_when_idle);
+  return decision;
+}
+
+}  // namespace lathe

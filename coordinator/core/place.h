@@ -1,0 +1,61 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/id.h"
+
+// Where a gang runs. Pure: no clock, no state.
+
+namespace lathe {
+
+// Processes of one role that start and end together.
+struct Group {
+  std::string role = {};  // "prepare", "train".
+  int ranks = 1;
+  int slots_per_rank = 1;
+  // Work without tensors: takes cpu slots, and none on a GPU host, whose slots are GPUs.
+  bool cpu_work = false;
+};
+
+struct Gang {
+  std::vector<Group> groups;
+};
+
+// What Place() needs to know of a worker.
+struct WorkerView {
+  WorkerId id = {};
+  std::string name = {};
+  std::string slot_kind = {};  // "cpu" or "cuda".
+  int slots = 0;
+  int free_slots = 0;
+  bool connected = false;
+  absl::Time last_seen = absl::InfinitePast();
+};
+
+struct PlaceOptions {
+  // A worker that was silent for longer gets nothing new.
+  absl::Duration lease = absl::Seconds(15);
+};
+
+struct Placement {
+  std::vector<WorkerId> workers;  // By rank, group after group.
+};
+
+struct Decision {
+  std::optional<Placement> placement;
+  std::string reason;  // "waits: 2 cpu slots free on 2 workers, needs 4".
+  // The present workers could hold the gang if nothing else ran: it is worth to keep the slots of
+  // those behind it in the queue.
+  bool fits_when_idle = false;
+};
+
+// Spreads the ranks: each goes to the worker with most free slots, ties by name. All ranks get
+// slots of one kind; tensor work never takes cpu slots while there are GPU workers.
+Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
+               const PlaceOptions& options);
+
+}  // namespace lathe

@@ -1,0 +1,115 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "common/base/blob_ref.h"
+#include "common/base/id.h"
+#include "common/spec/job_spec.h"
+#include "coordinator/core/job_state.h"
+
+// What the coordinator remembers, as plain structs: core decides over them, the store keeps them,
+// the service converts them to messages.
+
+namespace lathe {
+
+struct FileRef {
+  std::string path = {};  // Relative, '/' between parts.
+  BlobRef blob = {};
+  friend bool operator==(const FileRef&, const FileRef&) = default;
+};
+using FileTree = std::vector<FileRef>;  // Sorted by path.
+
+struct Evaluation {
+  double loss = 0;  // Mean over held-out trained tokens, natural logarithm.
+  double accuracy = 0;
+  int64_t tokens = 0;
+  int64_t rows = 0;
+};
+
+inline constexpr char kStagePrepare[] = "prepare";
+inline constexpr char kStageTrain[] = "train";
+
+struct Job {
+  JobId id = {};
+  std::string project = "default";
+  std::string request_id = {};
+  std::string request_sha256 = {};  // Of the spec as it was sent: the same request or another one.
+  JobSpec spec;                // Resolved.
+  int64_t spec_version = 1;
+  JobState state = JobState::kQueued;
+  std::string stage = kStagePrepare;
+  int64_t attempt = 1;   // Grows whenever a stage is started anew; an older one can write nothing.
+  int64_t failures = 0;  // Attempts that ended by machine or peer_lost: max_restarts bounds them.
+  std::string reason = {};
+  std::string error = {};
+  std::string failure_cause = {};
+  absl::Time create_time = absl::UnixEpoch();
+  std::optional<absl::Time> start_time;
+  std::optional<absl::Time> end_time;
+  int64_t last_sequence = 0;  // Of its newest event.
+  // Names of the spec as they were when the job was made.
+  BlobRef dataset_blob = {};
+  std::string dataset_format = {};
+  FileTree model_files = {};
+  std::string shard_key = {};  // What prepare makes is kept under it.
+  std::optional<Evaluation> evaluation_before;
+  std::optional<Evaluation> evaluation_after;
+  std::string result_model = {};
+  std::vector<std::string> adapter_sha256;  // By rank.
+};
+
+struct JobEvent {
+  int64_t sequence = 0;  // From 1, without gaps.
+  absl::Time time = absl::UnixEpoch();
+  JobState state = JobState::kQueued;
+  std::string stage = {};
+  int64_t attempt = 0;
+  std::string message = {};
+};
+
+struct Dataset {
+  std::string name = {};
+  std::string project = "default";
+  BlobRef blob = {};
+  std::string label = {};   // What the client called the file; never a path.
+  std::string format = {};  // "": by content, "json", "jsonl".
+  absl::Time create_time = absl::UnixEpoch();
+};
+
+enum class ModelKind { kBase = 1, kAdapter = 2 };
+
+struct Model {
+  std::string name = {};
+  std::string project = "default";
+  ModelKind kind = ModelKind::kBase;
+  std::string architecture = {};
+  int64_t parameters = 0;
+  FileTree files = {};
+  std::string base_model = {};  // Of an adapter.
+  std::string job_id = {};      // Of an adapter.
+  absl::Time create_time = absl::UnixEpoch();
+  std::string template_sha256 = {};
+};
+
+// One training step as it was reported; the payload is opaque here.
+struct StepRecord {
+  int64_t cursor = 0;  // Set by the store: grows with every write.
+  JobId job = {};
+  int64_t step = 0;
+  int64_t attempt = 0;
+  std::string payload = {};
+};
+
+// A job with what happened to it: becomes one transaction.
+struct JobChange {
+  Job job;
+  std::vector<JobEvent> events;
+  std::optional<Model> model;      // A result.
+  std::optional<FileTree> shards;  // To be kept under job.shard_key.
+};
+
+}  // namespace lathe
