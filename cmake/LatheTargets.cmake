@@ -13,6 +13,8 @@ function(_lathe_common target torch)
   target_link_libraries(${target} PRIVATE lathe_options)
   if(torch)
     target_link_libraries(${target} PUBLIC lathe::torch)
+    # CMake gives programs -fPIE; g++ refuses a header that was precompiled with -fPIC then.
+    target_compile_options(${target} PRIVATE -fPIC)
     target_precompile_headers(${target} REUSE_FROM lathe_torch_pch)
   endif()
 endfunction()
@@ -51,6 +53,9 @@ function(lathe_test name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPS} GTest::gmock GTest::gtest_main)
   _lathe_common(${name} "${ARG_TORCH}")
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  if("unit" IN_LIST ARG_LABELS)
+    add_dependencies(unit_tests ${name})
+  endif()
   # One ctest entry per binary: starting a torch program costs half a second each time.
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${CMAKE_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}"

@@ -11,8 +11,9 @@
 #include "absl/strings/string_view.h"
 
 // The only code that names prometheus. Metric names: prefix lathe_ (or the widely used grpc_server_
-// ones), base units at the end, _total for counters; labels with few values, and `job` only on
-// series that are removed when the job ends.
+// ones), base units at the end, _total for counters; labels with few values, and `job_id` only on
+// series that are removed when the job ends. Never a label `job` or `instance`: Prometheus sets
+// these on what it scrapes and renames ours.
 
 namespace lathe {
 

@@ -9,10 +9,11 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "common/base/file.h"
 #include "worker/formats/dtype.h"
 
-// huggingface/safetensors, README.md "Format". Header at most 16 MiB and 65,536 tensors; no hole,
-// no overlap, no duplicate.
+// huggingface/safetensors, README.md "Format". Header at most 16 MiB, 65,536 tensors of at most 8
+// dimensions; no hole, no overlap, no duplicate. The types of dtype.h; others are refused by name.
 
 namespace lathe {
 
@@ -20,7 +21,9 @@ struct TensorView {
   std::string name;
   Dtype dtype = Dtype::kF32;
   std::vector<int64_t> shape;
-  absl::string_view bytes;  // Of the mapping, or of the caller when writing.
+  // Of the mapping, or of the caller when writing. Aligned only if the file is: ours start at a
+  // multiple of 64.
+  absl::string_view bytes;
 };
 
 // A mapped file. Immutable; safe from several threads. Views live as long as the object.
@@ -32,7 +35,7 @@ class SafetensorsFile {
   SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
   ~SafetensorsFile();
 
-  const std::vector<TensorView>& tensors() const;        // In file order.
+  const std::vector<TensorView>& tensors() const;        // In the order of their bytes.
   const TensorView* Find(absl::string_view name) const;  // Null if there is none.
   const std::map<std::string, std::string>& metadata() const;
 
@@ -40,6 +43,38 @@ class SafetensorsFile {
   struct State;
   explicit SafetensorsFile(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
+};
+
+// What a tensor will be, before its bytes are there.
+struct TensorSpec {
+  std::string name;
+  Dtype dtype = Dtype::kF32;
+  std::vector<int64_t> shape;
+};
+
+// Writes a file of any size without holding it: declare all tensors, append their bytes in that
+// order in pieces of any size, finish. Until Finish returns OK `path` is as it was; a writer that
+// dies removes its temporary file. ResourceExhausted: the disk is full. Thread-compatible.
+class SafetensorsWriter {
+ public:
+  static absl::StatusOr<SafetensorsWriter> Create(const std::filesystem::path& path,
+                                                  const std::vector<TensorSpec>& tensors);
+  SafetensorsWriter(SafetensorsWriter&& other) noexcept;
+  SafetensorsWriter& operator=(SafetensorsWriter&&) = delete;
+  ~SafetensorsWriter();
+
+  // InvalidArgument: more bytes than declared.
+  absl::Status Append(absl::string_view bytes);
+  // fsyncs and renames. InvalidArgument: fewer bytes than declared.
+  absl::Status Finish();
+
+ private:
+  SafetensorsWriter(std::filesystem::path path, std::filesystem::path temp, UniqueFd fd,
+                    uint64_t num_bytes_left);
+  std::filesystem::path path_;
+  std::filesystem::path temp_;  // Empty: nothing to remove.
+  UniqueFd fd_;
+  uint64_t num_bytes_left_ = 0;
 };
 
 // Atomically, in the given order, data 64-byte aligned, with metadata {"format":"pt"}.

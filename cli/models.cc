@@ -1,0 +1,132 @@
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/time/clock.h"
+#include "cli/commands.h"
+#include "cli/connection.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/terminal.h"
+#include "cli/transfer.h"
+#include "common/base/status.h"
+
+namespace lathe::cli {
+namespace {
+
+constexpr int kStderr = 2;
+
+std::string KindName(v1::ModelKind kind) {
+  return kind == v1::MODEL_KIND_ADAPTER ? "adapter" : "base";
+}
+
+int64_t TreeBytes(const v1::FileTree& tree) {
+  int64_t bytes = 0;
+  for (const v1::FileRef& file : tree.files()) bytes += file.blob().size();
+  return bytes;
+}
+
+absl::StatusOr<v1::Model> GetModel(Connection& connection, const std::string& name) {
+  grpc::ClientContext context;
+  connection.Prepare(context);
+  v1::GetModelRequest request;
+  request.set_name(name);
+  v1::Model model;
+  LATHE_RETURN_IF_ERROR(FromService(connection.models().GetModel(&context, request, &model)));
+  return model;
+}
+
+absl::Status Download(Connection& connection, const v1::Model& model,
+                      const std::filesystem::path& to) {
+  Progress progress(IsTerminal(kStderr));
+  return DownloadModel(connection, model, to, [&](int64_t done, int64_t all) {
+    progress.Show(absl::StrCat(model.name(), ": ", HumanBytes(done), " of ", HumanBytes(all)),
+                  absl::Now());
+  });
+}
+
+void PrintModel(const v1::Model& model) {
+  absl::PrintF("%s: %s, %s, %d parameters, %s\n", model.name(), KindName(model.kind()),
+               model.architecture(), model.parameters(), HumanBytes(TreeBytes(model.files())));
+  if (!model.base_model().empty()) {
+    absl::PrintF("  base %s, from %s\n", model.base_model(), model.job_id());
+  }
+  for (const v1::FileRef& file : model.files().files()) {
+    absl::PrintF("  %s  %s  %s\n", file.blob().sha256().substr(0, 12),
+                 HumanBytes(file.blob().size()), file.path());
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<int> ModelsImport(const GlobalOptions& global, const ImportOptions& options) {
+  LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
+  Progress progress(IsTerminal(kStderr));
+  LATHE_ASSIGN_OR_RETURN(
+      const v1::Model model,
+      ImportModel(*connection, options.name, options.from, [&](const std::string& line) {
+        progress.Show(absl::StrCat(options.name, ": ", line), absl::Now());
+      }));
+  progress.Clear();
+  if (global.json) {
+    PrintJson(model);
+  } else {
+    PrintModel(model);
+  }
+  return kDone;
+}
+
+absl::StatusOr<int> ModelsList(const GlobalOptions& global) {
+  LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
+  grpc::ClientContext context;
+  connection->Prepare(context);
+  v1::ListModelsResponse response;
+  LATHE_RETURN_IF_ERROR(FromService(connection->models().ListModels(&context, {}, &response)));
+  if (global.json) {
+    PrintJson(response);
+    return kDone;
+  }
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::Model& model : response.models()) {
+    rows.push_back({model.name(), KindName(model.kind()), model.architecture(),
+                    absl::StrCat(model.parameters()), HumanBytes(TreeBytes(model.files())),
+                    model.base_model()});
+  }
+  PrintTable({"NAME", "KIND", "ARCHITECTURE", "PARAMETERS", "SIZE", "BASE"}, rows);
+  return kDone;
+}
+
+absl::StatusOr<int> ModelsGet(const GlobalOptions& global, const std::string& name) {
+  LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
+  LATHE_ASSIGN_OR_RETURN(const v1::Model model, GetModel(*connection, name));
+  if (global.json) {
+    PrintJson(model);
+  } else {
+    PrintModel(model);
+  }
+  return kDone;
+}
+
+absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options) {
+  if (options.merged) {
+    return absl::UnimplementedError(
+        "--merged is not there yet; export the adapter, or the adapter and --base");
+  }
+  LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
+  LATHE_ASSIGN_OR_RETURN(const v1::Model model, GetModel(*connection, options.name));
+  LATHE_RETURN_IF_ERROR(Download(*connection, model, options.to));
+  std::string base_dir;
+  if (options.base && model.kind() == v1::MODEL_KIND_ADAPTER) {
+    LATHE_ASSIGN_OR_RETURN(const v1::Model base, GetModel(*connection, model.base_model()));
+    base_dir = (options.to / "base").string();
+    LATHE_RETURN_IF_ERROR(Download(*connection, base, base_dir));
+  }
+  if (global.json) {
+    PrintJson(model);
+    return kDone;
+  }
+  absl::PrintF("%s: %d files in %s\n", model.name(), model.files().files_size(),
+               options.to.string());
+  if (!base_dir.empty()) absl::PrintF("%s: base in %s\n", model.base_model(), base_dir);
+  return kDone;
+}
+
+}  // namespace lathe::cli

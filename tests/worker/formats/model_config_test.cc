@@ -1,0 +1,131 @@
+#include "worker/formats/model_config.h"
+
+#include <gtest/gtest.h>
+
+#include "absl/strings/match.h"
+#include "common/base/file.h"
+#include "nlohmann/json.hpp"
+#include "worker/formats/safetensors.h"
+
+namespace lathe {
+namespace {
+
+using nlohmann::json;
+
+json TinyJson() { return json::parse(*ReadFile(LATHE_TEST_DATA "/tiny-llama/config.json")); }
+
+absl::Status ParseWith(const char* key, const json& value) {
+  json root = TinyJson();
+  root[key] = value;
+  return ParseModelConfig(root.dump()).status();
+}
+
+TEST(ModelConfigTest, ReadsAFolderAndNamesEveryParameterInIt) {
+  const auto config = LoadModelConfig(LATHE_TEST_DATA "/tiny-llama");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->head_dim, 8);
+  EXPECT_EQ(config->rope_theta, 100000);
+  EXPECT_EQ(config->eos_token_ids, std::vector<int64_t>{2});
+  const auto file = SafetensorsFile::Open(LATHE_TEST_DATA "/tiny-llama/model.safetensors");
+  ASSERT_TRUE(file.ok());
+  const std::vector<ParameterSpec> specs = ParameterSpecs(*config);
+  EXPECT_EQ(specs.size(), file->tensors().size());
+  for (const ParameterSpec& spec : specs) {
+    ASSERT_NE(file->Find(spec.name), nullptr) << spec.name;
+    EXPECT_EQ(file->Find(spec.name)->shape, spec.shape) << spec.name;
+  }
+}
+
+TEST(ModelConfigTest, AnUntiedHeadIsAParameter) {
+  auto config = LoadModelConfig(LATHE_TEST_DATA "/tiny-llama");
+  config->tie_word_embeddings = false;
+  EXPECT_EQ(ParameterSpecs(*config).back().name, "lm_head.weight");
+}
+
+TEST(ModelConfigTest, WhatIsWrittenIsReadBack) {
+  auto config = LoadModelConfig(LATHE_TEST_DATA "/tiny-llama");
+  config->rms_norm_eps = 9.999999747378752e-06;
+  config->eos_token_ids = {2, 0};
+  const auto again = ParseModelConfig(ModelConfigJson(*config));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(ModelConfigJson(*again), ModelConfigJson(*config));
+  EXPECT_EQ(again->rms_norm_eps, config->rms_norm_eps);
+  EXPECT_EQ(again->eos_token_ids, config->eos_token_ids);
+}
+
+TEST(ModelConfigTest, TakesTransformersDefaults) {
+  const auto config = ParseModelConfig(
+      R"({"architectures":["LlamaForCausalLM"],"hidden_size":64,"intermediate_size":8,
+          "num_hidden_layers":1,"num_attention_heads":4,"vocab_size":10})");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->num_kv_heads, 4);
+  EXPECT_EQ(config->head_dim, 16);
+  EXPECT_EQ(config->max_positions, 2048);
+  EXPECT_EQ(config->rms_norm_eps, 1e-6);
+  EXPECT_EQ(config->rope_theta, 10000);
+  EXPECT_FALSE(config->tie_word_embeddings);
+}
+
+TEST(ModelConfigTest, ReadsTheRopeOfTransformers5) {
+  json root = TinyJson();
+  root.erase("rope_theta");
+  root["rope_parameters"] = {{"rope_theta", 5000.0}, {"rope_type", "default"}};
+  EXPECT_EQ(ParseModelConfig(root.dump())->rope_theta, 5000);
+}
+
+TEST(ModelConfigTest, RefusesWhatItCannotComputeByName) {
+  const std::vector<std::pair<const char*, json>> cases = {
+      {"architectures", json::array({"MistralForCausalLM"})},
+      {"model_type", "qwen2"},
+      {"hidden_act", "gelu"},
+      {"attention_bias", true},
+      {"mlp_bias", true},
+      {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}},
+      {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+      {"rope_parameters", {{"rope_type", "yarn"}}},
+      {"quantization_config", {{"bits", 4}}},
+      {"partial_rotary_factor", 0.5}};
+  for (const auto& [key, value] : cases) {
+    const absl::Status status = ParseWith(key, value);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << key << ": " << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "supported")) << status;
+  }
+}
+
+TEST(ModelConfigTest, RefusesSizesOutOfBounds) {
+  const std::vector<std::pair<const char*, json>> cases = {{"hidden_size", 0},
+                                                           {"hidden_size", -5},
+                                                           {"hidden_size", "32"},
+                                                           {"hidden_size", 1.5},
+                                                           {"hidden_size", nullptr},
+                                                           {"hidden_size", 18446744073709551615U},
+                                                           {"num_hidden_layers", 1025},
+                                                           {"num_attention_heads", 0},
+                                                           {"num_key_value_heads", 3},
+                                                           {"num_key_value_heads", 0},
+                                                           {"head_dim", 7},
+                                                           {"vocab_size", 1 << 30},
+                                                           {"rope_theta", 0},
+                                                           {"rms_norm_eps", 1},
+                                                           {"eos_token_id", 384},
+                                                           {"tie_word_embeddings", "yes"},
+                                                           {"architectures", json::array()}};
+  for (const auto& [key, value] : cases) {
+    const absl::Status status = ParseWith(key, value);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << key << " " << value;
+  }
+  EXPECT_FALSE(ParseModelConfig("{").ok());
+  EXPECT_FALSE(ParseModelConfig("[]").ok());
+}
+
+TEST(ModelConfigTest, RefusesMoreParametersThanAnyMachineHolds) {
+  json root = TinyJson();
+  root["hidden_size"] = 1 << 17;
+  root["intermediate_size"] = 1 << 20;
+  root["num_hidden_layers"] = 1024;
+  const absl::Status status = ParseModelConfig(root.dump()).status();
+  EXPECT_TRUE(absl::StrContains(status.message(), "number of parameters")) << status;
+}
+
+}  // namespace
+}  // namespace lathe

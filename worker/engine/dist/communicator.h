@@ -1,0 +1,40 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace at {
+class Tensor;
+}
+
+namespace lathe {
+
+// The group of ranks of one job attempt: the seam to the network for tensors. Every rank makes the
+// same calls in the same order. Thread-compatible.
+//
+// Unavailable: a peer is gone or silent for too long; the group is unusable from then on.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+
+  // In place. Every rank ends with the same bits. REQUIRES: contiguous, of one shape and type.
+  virtual absl::Status AllReduceSum(at::Tensor& tensor) = 0;
+  // In place, from rank `root`. REQUIRES: as AllReduceSum.
+  virtual absl::Status Broadcast(at::Tensor& tensor, int root) = 0;
+  virtual absl::Status Barrier() = 0;
+  // The bytes of every rank, by rank. For small things: hashes, names.
+  virtual absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view bytes) = 0;
+};
+
+// One rank alone: every call is done at once.
+std::unique_ptr<Communicator> MakeSoloCommunicator();
+
+}  // namespace lathe

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <filesystem>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace lathe {
+
+// A regular file mapped read-only. Movable; the mapping does not move. Safe from several threads.
+class MappedFile {
+ public:
+  // NotFound, PermissionDenied; InvalidArgument: no regular file. A symbolic link is followed.
+  static absl::StatusOr<MappedFile> Open(const std::filesystem::path& path);
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&&) = delete;
+  ~MappedFile();
+
+  absl::string_view bytes() const { return bytes_; }
+
+ private:
+  explicit MappedFile(absl::string_view bytes) : bytes_(bytes) {}
+  absl::string_view bytes_;
+};
+
+}  // namespace lathe

@@ -1,0 +1,162 @@
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status.h"
+#include "nlohmann/json.hpp"
+#include "worker/formats/safetensors.h"
+
+namespace lathe {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kLengthBytes = 8;
+
+absl::StatusOr<uint64_t> BytesOf(const TensorSpec& tensor) {
+  uint64_t bytes = DtypeSize(tensor.dtype);
+  for (const int64_t size : tensor.shape) {
+    if (size < 0 || __builtin_mul_overflow(bytes, static_cast<uint64_t>(size), &bytes)) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "' has the size ",
+                                                     size, ": negative or too large"));
+    }
+  }
+  return bytes;
+}
+
+// The name as a JSON string. None: not UTF-8.
+std::optional<std::string> Quoted(const std::string& name) {
+  using nlohmann::json;
+  std::string text = json(name).dump(-1, ' ', false, json::error_handler_t::replace);
+  const json back = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (!back.is_string() || back.get_ref<const std::string&>() != name) return std::nullopt;
+  return text;
+}
+
+// One member of the header; `end` moves on by the tensor's bytes.
+absl::StatusOr<std::string> HeaderEntry(const TensorSpec& tensor, uint64_t& end) {
+  const std::optional<std::string> name = Quoted(tensor.name);
+  if (!name) return absl::InvalidArgumentError("a tensor's name is not UTF-8");
+  LATHE_ASSIGN_OR_RETURN(const uint64_t bytes, BytesOf(tensor));
+  const uint64_t begin = end;
+  if (__builtin_add_overflow(begin, bytes, &end)) {
+    return absl::InvalidArgumentError("the tensors have more bytes than 64 bits can count");
+  }
+  return absl::StrCat(",", *name, ":{\"dtype\":\"", DtypeName(tensor.dtype), "\",\"shape\":[",
+                      absl::StrJoin(tensor.shape, ","), "],\"data_offsets\":[", begin, ",", end,
+                      "]}");
+}
+
+// Length, JSON in the order of the tensors, and spaces up to a multiple of 64.
+absl::StatusOr<std::string> MakeHeader(const std::vector<TensorSpec>& tensors, uint64_t& total) {
+  std::string text = "{\"__metadata__\":{\"format\":\"pt\"}";
+  std::set<absl::string_view> names = {"__metadata__"};
+  total = 0;
+  for (const TensorSpec& tensor : tensors) {
+    if (!names.insert(tensor.name).second) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "' is there twice"));
+    }
+    LATHE_ASSIGN_OR_RETURN(const std::string entry, HeaderEntry(tensor, total));
+    absl::StrAppend(&text, entry);
+  }
+  text.push_back('}');
+  text.append((kAlignment - (kLengthBytes + text.size()) % kAlignment) % kAlignment, ' ');
+  std::string length;
+  for (size_t i = 0; i < kLengthBytes; ++i) {
+    length.push_back(static_cast<char>((text.size() >> (8 * i)) & 0xffU));
+  }
+  return length + text;
+}
+
+absl::Status WriteAll(int fd, absl::string_view bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t done = write(fd, bytes.data(), bytes.size());
+    if (done < 0 && errno == EINTR) continue;
+    if (done < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": write"));
+    bytes.remove_prefix(static_cast<size_t>(done));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::filesystem::path temp,
+                                     UniqueFd fd, uint64_t num_bytes_left)
+    : path_(std::move(path)),
+      temp_(std::move(temp)),
+      fd_(std::move(fd)),
+      num_bytes_left_(num_bytes_left) {}
+
+SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept
+    : path_(std::move(other.path_)),
+      temp_(std::exchange(other.temp_, std::filesystem::path())),
+      fd_(std::move(other.fd_)),
+      num_bytes_left_(other.num_bytes_left_) {}
+
+SafetensorsWriter::~SafetensorsWriter() {
+  if (!temp_.empty()) unlink(temp_.c_str());
+}
+
+absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
+    const std::filesystem::path& path, const std::vector<TensorSpec>& tensors) {
+  uint64_t total = 0;
+  auto header = MakeHeader(tensors, total);
+  if (!header.ok()) return Annotate(header.status(), path.string());
+  std::filesystem::path temp =
+      path.parent_path() / absl::StrCat(".", path.filename().string(), ".", getpid(), ".tmp");
+  unlink(temp.c_str());
+  UniqueFd fd(open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
+  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": create"));
+  SafetensorsWriter writer(path, std::move(temp), std::move(fd), total);
+  LATHE_RETURN_IF_ERROR(WriteAll(writer.fd_.get(), *header, path));
+  return writer;
+}
+
+absl::Status SafetensorsWriter::Append(absl::string_view bytes) {
+  if (bytes.size() > num_bytes_left_) {
+    return absl::InvalidArgumentError(absl::StrCat(path_.string(), ": got ", bytes.size(),
+                                                   " bytes; ", num_bytes_left_, " are left"));
+  }
+  LATHE_RETURN_IF_ERROR(WriteAll(fd_.get(), bytes, path_));
+  num_bytes_left_ -= bytes.size();
+  return absl::OkStatus();
+}
+
+absl::Status SafetensorsWriter::Finish() {
+  if (num_bytes_left_ != 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path_.string(), ": ", num_bytes_left_, " bytes of its tensors are missing"));
+  }
+  if (fsync(fd_.get()) != 0) return ErrnoToStatus(errno, absl::StrCat(path_.string(), ": fsync"));
+  if (rename(temp_.c_str(), path_.c_str()) != 0) {
+    return ErrnoToStatus(errno, absl::StrCat(path_.string(), ": rename"));
+  }
+  temp_.clear();
+  fd_.Reset();
+  return FsyncFolder(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path("."));
+}
+
+absl::Status WriteSafetensors(const std::filesystem::path& path,
+                              const std::vector<TensorView>& tensors) {
+  std::vector<TensorSpec> specs;
+  for (const TensorView& tensor : tensors) {
+    specs.push_back({tensor.name, tensor.dtype, tensor.shape});
+    auto expected = BytesOf(specs.back());
+    if (!expected.ok()) return expected.status();
+    if (*expected != tensor.bytes.size()) {
+      return absl::InvalidArgumentError(absl::StrCat(path.string(), ": tensor '", tensor.name,
+                                                     "' has ", tensor.bytes.size(),
+                                                     " bytes; its shape needs ", *expected));
+    }
+  }
+  LATHE_ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, specs));
+  for (const TensorView& tensor : tensors) LATHE_RETURN_IF_ERROR(writer.Append(tensor.bytes));
+  return writer.Finish();
+}
+
+}  // namespace lathe
