@@ -1,0 +1,358 @@
+#include "worker/agent/agent.h"
+
+#include <algorithm>
+#include <random>
+#include <set>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "worker/agent/ending.h"
+
+namespace lathe::agent {
+namespace {
+
+constexpr int kProtocol = 1;
+constexpr size_t kMaxSlotlessRuns = 64;  // Assignments beside those that the slots bound.
+
+std::chrono::nanoseconds Chrono(absl::Duration duration) {
+  return absl::ToChronoNanoseconds(duration);
+}
+
+absl::Duration FromProto(const google::protobuf::Duration& duration, absl::Duration lowest,
+                         absl::Duration fallback) {
+  const absl::Duration value =
+      absl::Seconds(duration.seconds()) + absl::Nanoseconds(duration.nanos());
+  return value <= absl::ZeroDuration() ? fallback : std::clamp(value, lowest, absl::Hours(24));
+}
+
+// Answers after which the same question gets the same answer.
+bool IsRefusal(const absl::Status& status) {
+  return absl::IsUnauthenticated(status) || absl::IsPermissionDenied(status) ||
+         absl::IsFailedPrecondition(status) || absl::IsInvalidArgument(status) ||
+         absl::IsUnimplemented(status) || absl::IsAlreadyExists(status);
+}
+
+}  // namespace
+
+Agent::Agent(AgentOptions options, const WorkerRoot& root, std::unique_ptr<BlobStore> cache,
+             CoordinatorChannel& channel, AgentProbe& probe)
+    : options_(std::move(options)),
+      root_(root),
+      channel_(channel),
+      probe_(probe),
+      cache_(std::move(cache), options_.max_cache_bytes),
+      outbox_(probe),
+      transfers_(channel, gate_, cache_, probe, options_.orphan_timeout),
+      logs_(channel, gate_, probe),
+      parts_{options_, root.assignments(), channel, spawner_, transfers_, outbox_, logs_, probe},
+      orphan_timeout_(options_.orphan_timeout) {
+  probe_.SetSlots(options_.slots, 0);
+}
+
+Agent::~Agent() = default;
+
+bool Agent::stopping() {
+  const MutexLock lock(mu_);
+  return stopping_;
+}
+
+absl::Status Agent::Run() {
+  int num_failures = 0;
+  while (!stopping()) {
+    const std::unique_ptr<Session> session = channel_.Connect();
+    if (!Install(session.get())) {
+      session->Close();
+      session->Finish().IgnoreError();
+      break;
+    }
+    const absl::Status status = ServeSession(*session);
+    bool registered = false;
+    {
+      const MutexLock lock(mu_);
+      session_ = nullptr;
+      registered = std::exchange(registered_, false);
+      if (!ever_registered_ && IsRefusal(status)) return status;
+    }
+    num_failures = registered ? 1 : num_failures + 1;
+    // One line per change, not per attempt.
+    if (num_failures == 1 && !stopping()) {
+      LogWarning(absl::StrCat("the coordinator is away: ", status.message()));
+    }
+    StopChildrenIfOrphaned();
+    BackOff(num_failures);
+  }
+  return absl::OkStatus();
+}
+
+bool Agent::Install(Session* session) {
+  const MutexLock lock(mu_);
+  if (stopping_) return false;
+  session_ = session;
+  session_start_ = Clock::now();
+  return true;
+}
+
+absl::Status Agent::ServeSession(Session& session) {
+  outbox_.Rewind();
+  std::jthread writer([&](const std::stop_token& stop) { WriteLoop(session, stop); });
+  std::jthread watchdog([&](const std::stop_token& stop) { WatchLease(session, stop); });
+  pb::CoordinatorMessage message;
+  while (session.Read(message)) {
+    {
+      const MutexLock lock(mu_);
+      last_heard_ = Clock::now();
+    }
+    Handle(message);
+  }
+  gate_.SetOpen(false);
+  probe_.SetConnected(false);
+  writer.request_stop();
+  watchdog.request_stop();
+  session.Close();
+  writer.join();
+  watchdog.join();
+  return session.Finish();
+}
+
+pb::AgentMessage Agent::MakeRegister() {
+  std::set<std::string> running = outbox_.EndedAssignments();
+  {
+    const MutexLock lock(mu_);
+    for (const auto& [id, run] : runs_) running.insert(id);
+  }
+  // Those that ended in between: their `ended` comes after this message.
+  running.merge(outbox_.EndedAssignments());
+  pb::AgentMessage message;
+  pb::Register& hello = *message.mutable_register_();
+  hello.set_min_protocol(kProtocol);
+  hello.set_max_protocol(kProtocol);
+  hello.set_build(options_.build);
+  hello.set_worker_id(root_.worker_id());
+  hello.set_name(options_.name);
+  hello.set_slot_kind("cpu");
+  hello.set_slots(options_.slots);
+  hello.set_threads_per_slot(options_.threads_per_slot);
+  hello.set_memory_bytes(options_.memory_bytes);
+  hello.set_metrics_address(options_.metrics_address);
+  for (const std::string& id : running) hello.add_running_assignments(id);
+  return message;
+}
+
+void Agent::WriteLoop(Session& session, const std::stop_token& stop) {
+  if (!session.Write(MakeRegister())) return;
+  absl::Duration interval;
+  {
+    MutexLock lock(mu_);
+    if (!changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return registered_; }))
+      return;
+    interval = heartbeat_interval_;
+  }
+  Clock::time_point next_heartbeat = Clock::now();
+  while (!stop.stop_requested()) {
+    const absl::Duration pause = absl::FromChrono(next_heartbeat - Clock::now());
+    bool urgent = false;
+    if (outbox_.WaitForWork(std::max(pause, absl::ZeroDuration()), stop)) {
+      if (std::optional<pb::AssignmentUpdate> update = outbox_.Next()) {
+        // Its answer says that the end has arrived.
+        urgent = update->has_ended();
+        pb::AgentMessage message;
+        *message.mutable_update() = *std::move(update);
+        if (!session.Write(message)) return;
+      }
+    }
+    ReapFinished();
+    if (!urgent && Clock::now() < next_heartbeat) continue;
+    pb::AgentMessage message;
+    message.mutable_heartbeat()->set_sequence(outbox_.NextHeartbeat());
+    if (!session.Write(message)) return;
+    probe_.OnHeartbeat();
+    next_heartbeat = Clock::now() + std::chrono::duration_cast<Clock::duration>(Chrono(interval));
+  }
+}
+
+// At two thirds of the lease the coordinator may be about to give our work to others: from then on
+// nothing is published until a new session.
+void Agent::WatchLease(Session& session, const std::stop_token& stop) {
+  {
+    MutexLock lock(mu_);
+    while (!stop.stop_requested()) {
+      const absl::Duration patience = registered_ ? lease_ * 2 / 3 : options_.handshake_timeout;
+      const Clock::time_point heard = std::max(session_start_, last_heard_);
+      const absl::Duration left = patience - absl::FromChrono(Clock::now() - heard);
+      if (left <= absl::ZeroDuration()) break;
+      changed_.wait_for(lock, stop, Chrono(left), [] { return false; });
+    }
+  }
+  if (!stop.stop_requested()) session.Close();
+}
+
+void Agent::Handle(const pb::CoordinatorMessage& message) {
+  switch (message.message_case()) {
+    case pb::CoordinatorMessage::kRegistered:
+      return HandleRegistered(message.registered());
+    case pb::CoordinatorMessage::kHeartbeat:
+      return outbox_.OnHeartbeatAnswer(message.heartbeat().sequence());
+    case pb::CoordinatorMessage::kAssignment:
+      return HandleAssignment(message.assignment());
+    case pb::CoordinatorMessage::kCancel:
+      return HandleCancel(message.cancel().assignment_id());
+    default:
+      break;
+  }
+  const MutexLock lock(mu_);
+  if (message.has_rendezvous()) {
+    AssignmentRun* run = FindLocked(message.rendezvous().assignment_id());
+    if (run != nullptr) run->SetRendezvous(message.rendezvous().rendezvous());
+  } else if (message.has_chat()) {
+    AssignmentRun* run = FindLocked(message.chat().assignment_id());
+    if (run != nullptr) run->StartChat(message.chat());
+  } else if (message.has_chat_cancel()) {
+    AssignmentRun* run = FindLocked(message.chat_cancel().assignment_id());
+    if (run != nullptr) run->CancelChat(message.chat_cancel().chat_id());
+  }
+}
+
+void Agent::HandleRegistered(const pb::Registered& registered) {
+  {
+    const MutexLock lock(mu_);
+    lease_ = FromProto(registered.lease(), absl::Milliseconds(100), absl::Seconds(30));
+    heartbeat_interval_ =
+        FromProto(registered.heartbeat_interval(), absl::Milliseconds(10), lease_ / 3);
+    orphan_timeout_ =
+        FromProto(registered.orphan_timeout(), absl::Milliseconds(10), options_.orphan_timeout);
+    registered_ = true;
+    ever_registered_ = true;
+  }
+  changed_.notify_all();
+  gate_.SetOpen(true);
+  probe_.SetConnected(true);
+  probe_.OnConnect();
+  LogInfo(absl::StrCat("registered with the coordinator as ", options_.name));
+}
+
+AssignmentRun* Agent::FindLocked(const std::string& id) {
+  const auto found = runs_.find(id);
+  return found == runs_.end() ? nullptr : found->second.get();
+}
+
+int Agent::BusySlotsLocked() const {
+  int busy = 0;
+  for (const auto& [id, run] : runs_) busy += run->slots();
+  return busy;
+}
+
+absl::Status Agent::AdmitLocked(const pb::Assignment& assignment) {
+  if (stopping_) return absl::UnavailableError("this worker is being stopped");
+  const int free = options_.slots - BusySlotsLocked();
+  if (assignment.slots() > free || runs_.size() >= kMaxSlotlessRuns + 1024) {
+    return absl::ResourceExhaustedError(absl::StrCat("needs ", assignment.slots(), " slots; ", free,
+                                                     " of ", options_.slots, " are free"));
+  }
+  return absl::OkStatus();
+}
+
+void Agent::HandleAssignment(const pb::Assignment& assignment) {
+  ReapFinished();
+  absl::Status status;
+  {
+    const MutexLock lock(mu_);
+    const bool known = FindLocked(assignment.id()) != nullptr;
+    if (known || outbox_.EndedAssignments().contains(assignment.id())) return;  // Sent again.
+    status = AdmitLocked(assignment);
+    if (status.ok()) {
+      runs_[assignment.id()] = std::make_unique<AssignmentRun>(assignment, parts_);
+      probe_.SetSlots(options_.slots, BusySlotsLocked());
+    }
+  }
+  if (!status.ok()) Refuse(assignment, status);
+}
+
+void Agent::Refuse(const pb::Assignment& assignment, const absl::Status& status) {
+  pb::AssignmentUpdate update;
+  update.set_assignment_id(assignment.id());
+  update.set_job_id(assignment.job_id());
+  update.set_attempt(assignment.attempt());
+  *update.mutable_ended() = EndedByAgent(SourceLabel(assignment.task(), options_.name), status);
+  outbox_.Push(std::move(update));
+}
+
+void Agent::HandleCancel(const std::string& id) {
+  {
+    const MutexLock lock(mu_);
+    if (AssignmentRun* run = FindLocked(id); run != nullptr && !run->finished()) {
+      return run->Stop({"cancelled", "cancelled"});
+    }
+  }
+  if (outbox_.EndedAssignments().contains(id)) return;  // On its way.
+  pb::AssignmentUpdate update;
+  update.set_assignment_id(id);
+  *update.mutable_ended() =
+      EndedByStop(options_.name, {"cancelled", "the assignment does not run here"});
+  outbox_.Push(std::move(update));
+}
+
+void Agent::ReapFinished() {
+  std::vector<std::unique_ptr<AssignmentRun>> finished;  // Joined after the lock.
+  const MutexLock lock(mu_);
+  for (auto it = runs_.begin(); it != runs_.end();) {
+    if (!it->second->finished()) {
+      ++it;
+      continue;
+    }
+    finished.push_back(std::move(it->second));
+    it = runs_.erase(it);
+  }
+  probe_.SetSlots(options_.slots, BusySlotsLocked());
+}
+
+void Agent::StopChildren(const StopReason& reason) {
+  const MutexLock lock(mu_);
+  for (const auto& [id, run] : runs_) run->Stop(reason);
+}
+
+void Agent::StopChildrenIfOrphaned() {
+  absl::Duration timeout;
+  {
+    const MutexLock lock(mu_);
+    timeout = orphan_timeout_;
+    if (runs_.empty() || absl::FromChrono(Clock::now() - last_heard_) < timeout) return;
+  }
+  StopChildren(
+      {"machine", absl::StrCat("stopped: no coordinator for ", absl::FormatDuration(timeout))});
+}
+
+void Agent::BackOff(int num_failures) {
+  const absl::Duration full = std::min(
+      options_.max_backoff,
+      options_.min_backoff * static_cast<double>(int64_t{1} << std::min(num_failures, 20)));
+  static thread_local std::minstd_rand random{std::random_device{}()};
+  const double share = std::uniform_real_distribution<double>(0.5, 1.0)(random);
+  MutexLock lock(mu_);
+  changed_.wait_for(lock, Chrono(full * share),
+                    [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_; });
+}
+
+void Agent::Stop() {
+  std::map<std::string, std::unique_ptr<AssignmentRun>> runs;
+  {
+    const MutexLock lock(mu_);
+    stopping_ = true;
+    changed_.notify_all();
+  }
+  StopChildren({"machine", "this worker is being stopped"});
+  {
+    const MutexLock lock(mu_);
+    runs.swap(runs_);
+  }
+  runs.clear();
+  if (gate_.Wait(absl::ZeroDuration(), {})) outbox_.WaitUntilEndedAreKnown(options_.flush_timeout);
+  const MutexLock lock(mu_);
+  // Does not block. Under the lock, because Run destroys the session after it has taken it back.
+  if (session_ != nullptr) session_->Close();
+}
+
+}  // namespace lathe::agent
