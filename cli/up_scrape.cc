@@ -15,7 +15,7 @@ std::string ScrapeJob(absl::string_view name, const std::vector<std::string>& ta
   for (const std::string& target : targets) {
     absl::StrAppend(&list, list.empty() ? "" : ", ", "'", target, "'");
   }
-  return absl::StrCat("  - job_name: ", name, "\n    basic_auth:\n      username: metrics\n",
+  return absl::StrCat("  - job_name: ", name, "\n    basic_auth:\n      username: lathe\n",
                       "      password_file: '", password_file.string(), "'\n",
                       "    static_configs:\n      - targets: [", list, "]\n");
 }
