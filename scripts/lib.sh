@@ -3,7 +3,6 @@ set -euo pipefail
 LATHE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export LATHE_CACHE=${LATHE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lathe}
 export CCACHE_DIR=${CCACHE_DIR:-$LATHE_CACHE/ccache}
-export CARGO_HOME=${CARGO_HOME:-$LATHE_CACHE/cargo}
 
 say() { printf '%s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
