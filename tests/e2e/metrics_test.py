@@ -1,0 +1,68 @@
+"""A real Prometheus scrapes a running job; every panel of the shipped dashboard returns data."""
+
+import os
+import re
+import subprocess
+import sys
+import unittest
+import urllib.error
+import urllib.request
+
+import prometheus
+from service import ROOT, TINY_LLAMA, Service, wait_for, write_rows
+
+JOB = ("ranks=2", "epochs=1000", "batch_size=5", "lora.rank=4", "micro_batch_tokens=64")
+
+
+def documented():
+    """Names in the tables of docs/metrics.md."""
+    with open(os.path.join(ROOT, "docs/metrics.md"), encoding="utf8") as f:
+        return set(re.findall(r"^\| `([a-z_]+)", f.read(), re.M))
+
+
+class MetricsTest(unittest.TestCase):
+    def setUp(self):
+        self.service = Service()
+        self.addCleanup(self.service.close)
+        rows = os.path.join(self.service.temp.name, "rows.jsonl")
+        write_rows(rows)
+        self.service.run("models", "import", "tiny", "--from", TINY_LLAMA)
+        self.service.run("datasets", "upload", "rows", "--from", rows)
+
+    def test_prometheus_scrapes_all_and_every_panel_has_data(self):
+        job = self.service.submit(*JOB)
+        config = os.path.join(self.service.data_dir, "prometheus.yml")
+        with open(config, encoding="utf8") as f:
+            text = f.read()
+        quick = os.path.join(self.service.temp.name, "prometheus.yml")
+        with open(quick, "w", encoding="utf8") as f:
+            f.write(re.sub(r"scrape_interval: \w+", "scrape_interval: 1s", text))
+        with prometheus.running(quick) as url:
+            done = subprocess.run([sys.executable, os.path.join(ROOT, "tests/e2e/check_dashboard.py"), "--wait", "60", url],
+                                  capture_output=True, text=True, timeout=120, check=False)
+            self.assertEqual(done.returncode, 0, f"{done.stdout}{done.stderr}\n{self.service.logs()}")
+            with urllib.request.urlopen(f"{url}/api/v1/query?query=sum(up)", timeout=10) as answer:
+                self.assertIn('"3"]', answer.read().decode())
+        self.service.run("jobs", "cancel", job)
+
+    def test_metrics_need_the_password_and_job_series_end_with_the_job(self):
+        job = self.service.submit("epochs=2", *JOB[:1])
+        self.service.wait_job(job)
+        address = open(os.path.join(self.service.data_dir, "coordinator/metrics_endpoint"), encoding="utf8").read().strip()
+        with self.assertRaises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"http://{address}/metrics", timeout=10)
+        self.assertEqual(refused.exception.code, 401)
+        self.assertTrue(wait_for(lambda: job not in self.scrape(address), "the job's series to go"))
+        names = set(re.findall(r"^# TYPE (\S+)", self.scrape(address), re.M))
+        self.assertEqual(names - documented(), set())
+
+    def scrape(self, address):
+        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        manager.add_password(None, f"http://{address}/", "lathe", self.service.secret("metrics.token"))
+        opener = urllib.request.build_opener(urllib.request.HTTPBasicAuthHandler(manager))
+        with opener.open(f"http://{address}/metrics", timeout=10) as answer:
+            return answer.read().decode()
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
