@@ -1,0 +1,79 @@
+#include "worker/data/encode.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "worker/data/utf8.h"
+
+namespace lathe {
+namespace {
+
+// What the template cannot do with this row; anything else is no fault of the row.
+bool IsRowsFault(const absl::Status& status) {
+  return absl::IsInvalidArgument(status) || absl::IsUnimplemented(status) ||
+         absl::IsOutOfRange(status);
+}
+
+void CheckLength(size_t tokens, int max_length, TooLong too_long, Findings& findings) {
+  if (tokens <= static_cast<size_t>(max_length)) return;
+  const std::string sizes = absl::StrCat("has ", tokens, " tokens; max_length is ", max_length);
+  if (too_long == TooLong::kTruncateAnswer)
+    findings.Add(ProblemCode::kTruncated, absl::StrCat(sizes, "; the end is cut off"));
+  else
+    findings.Add(ProblemCode::kTooLong, sizes);
+}
+
+}  // namespace
+
+TooLong ParseTooLong(absl::string_view on_too_long) {
+  if (on_too_long == "drop") return TooLong::kDrop;
+  return on_too_long == "error" ? TooLong::kError : TooLong::kTruncateAnswer;
+}
+
+absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
+                                     int max_length, TooLong too_long, Findings& findings) {
+  absl::StatusOr<std::vector<RenderedToken>> rendered =
+      model.Render(conversation, /*generation_prompt=*/false);
+  EncodedRow row;
+  if (!rendered.ok()) {
+    if (!IsRowsFault(rendered.status())) return rendered.status();
+    findings.Add(ProblemCode::kTemplateRefused, OneLine(rendered.status().message(), 300));
+    return row;
+  }
+  row.rendered = *std::move(rendered);
+  CheckLength(row.rendered.size(), max_length, too_long, findings);
+  const size_t kept = std::min(row.rendered.size(), static_cast<size_t>(max_length));
+  row.ids.reserve(kept);
+  row.trained.reserve(kept);
+  for (size_t i = 0; i < kept; ++i) {
+    row.ids.push_back(row.rendered[i].id);
+    row.trained.push_back(i > 0 && row.rendered[i].trained ? 1 : 0);
+  }
+  if (std::find(row.trained.begin(), row.trained.end(), 1) == row.trained.end()) {
+    findings.Add(ProblemCode::kNoTrainedToken,
+                 absl::StrCat("none of its first ", kept, " tokens is trained"));
+  }
+  return row;
+}
+
+absl::string_view TokenReason(const EncodedRow& row, const Conversation& conversation,
+                              size_t index) {
+  if (index >= row.ids.size()) return "truncated";
+  const RenderedToken& token = row.rendered[index];
+  switch (token.source) {
+    case TokenSource::kTemplate:
+      return "template";
+    case TokenSource::kSystem:
+      return "system";
+    case TokenSource::kUser:
+      return "user";
+    case TokenSource::kAssistant:
+      break;
+  }
+  const bool known = token.message >= 0 && static_cast<size_t>(token.message) < conversation.size();
+  return known && !conversation[static_cast<size_t>(token.message)].trained ? "history"
+                                                                            : "assistant";
+}
+
+}  // namespace lathe

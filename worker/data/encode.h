@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "worker/data/problem.h"
+#include "worker/data/shard.h"
+#include "worker/text/text_model.h"
+
+// Conversation -> tokens and mask.
+
+namespace lathe {
+
+struct EncodedRow {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> trained;  // As long as ids. trained[0] is 0: nothing predicts it.
+  // All tokens of the template, also those after ids.size() that were cut off.
+  std::vector<RenderedToken> rendered;
+
+  bool truncated() const { return ids.size() < rendered.size(); }
+  TokenRow view(int64_t row) const { return TokenRow{ids, trained, row}; }
+};
+
+enum class TooLong { kTruncateAnswer, kDrop, kError };
+// REQUIRES: a valid JobSpec::on_too_long.
+TooLong ParseTooLong(absl::string_view on_too_long);
+
+// A row of more than `max_length` tokens loses its end, which is the answer (kTruncateAnswer, with
+// the warning kTruncated), or is refused with kTooLong. Refused as well: what the template refuses,
+// and a row of whose trained tokens none is left. If `findings` has an error the row must not be
+// used. A status is a fault of ours.
+absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
+                                     int max_length, TooLong too_long, Findings& findings);
+
+// Why a token is there: "template", "system", "user", "assistant" (an answer that is trained),
+// "history" (an answer with weight 0), "truncated" (cut off, not in the row).
+// REQUIRES: index < row.rendered.size().
+absl::string_view TokenReason(const EncodedRow& row, const Conversation& conversation,
+                              size_t index);
+
+}  // namespace lathe
