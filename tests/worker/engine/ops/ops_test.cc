@@ -1,0 +1,203 @@
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "worker/engine/ops/attention.h"
+#include "worker/engine/ops/counter_random.h"
+#include "worker/engine/ops/elementwise.h"
+#include "worker/engine/ops/lora_linear.h"
+#include "worker/engine/ops/token_loss.h"
+
+// Every operation against plain ATen with ATen's own autograd, in 64 bits.
+
+namespace lathe {
+namespace {
+
+constexpr double kTolerance = 1e-11;
+
+at::Tensor Random(at::IntArrayRef shape, uint64_t stream) {
+  at::Tensor tensor = at::empty(shape, at::kDouble);
+  const uint64_t key = StreamKey(42, stream);
+  for (int64_t i = 0; i < tensor.numel(); ++i) {
+    tensor.data_ptr<double>()[i] = 2 * UniformAt(key, static_cast<uint64_t>(i)) - 1;
+  }
+  return tensor;
+}
+
+using Operation = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
+
+// Outputs, and the gradients of a random weighting of them with respect to `inputs`.
+std::vector<at::Tensor> OutputAndGradients(const Operation& operation,
+                                           const std::vector<at::Tensor>& inputs) {
+  std::vector<at::Tensor> leaves;
+  for (const at::Tensor& input : inputs) {
+    leaves.push_back(input.detach().clone().set_requires_grad(true));
+  }
+  const at::Tensor output = operation(leaves);
+  (output * Random(output.sizes(), 99)).sum().backward();
+  std::vector<at::Tensor> result = {output.detach()};
+  for (const at::Tensor& leaf : leaves) result.push_back(leaf.grad());
+  return result;
+}
+
+void ExpectSameFunction(const Operation& ours, const Operation& plain,
+                        const std::vector<at::Tensor>& inputs) {
+  const auto got = OutputAndGradients(ours, inputs);
+  const auto expected = OutputAndGradients(plain, inputs);
+  for (size_t i = 0; i < got.size(); ++i) {
+    ASSERT_EQ(got[i].sizes(), expected[i].sizes());
+    EXPECT_LE((got[i] - expected[i]).abs().max().item<double>(), kTolerance)
+        << (i == 0 ? "output" : "gradient of input ") << i;
+  }
+}
+
+TEST(RmsNormTest, EqualsPlainAten) {
+  const at::Tensor weight = Random({6}, 1);
+  ExpectSameFunction([&](const auto& in) { return RmsNorm(in[0], weight, 1e-5); },
+                     [&](const auto& in) {
+                       return weight * in[0] * at::rsqrt(in[0].square().mean(-1, true) + 1e-5);
+                     },
+                     {Random({5, 6}, 2)});
+}
+
+TEST(SwiGluTest, EqualsPlainAten) {
+  ExpectSameFunction(
+      [](const auto& in) { return SwiGlu(in[0]); },
+      [](const auto& in) { return at::silu(in[0].slice(1, 0, 7)) * in[0].slice(1, 7, 14); },
+      {Random({5, 14}, 3) * 4});
+}
+
+LoraUpdate UpdateOf(const std::vector<at::Tensor>& in, double dropout) {
+  return {.pairs = {{in[1], in[2]}, {}, {in[3], in[4]}},
+          .scale = 1.7,
+          .dropout = dropout,
+          .dropout_seed = 5};
+}
+
+class LoraLinearTest : public testing::TestWithParam<double> {};
+INSTANTIATE_TEST_SUITE_P(Dropout, LoraLinearTest, testing::Values(0.0, 0.4));
+
+TEST_P(LoraLinearTest, EqualsPlainAtenWithAFrozenLayerBetweenTwoTuned) {
+  const LinearGroup group = {Random({9, 6}, 4), {4, 2, 3}};
+  const auto masked = [](const at::Tensor& x, int64_t layer) {
+    return GetParam() == 0 ? x : x * DropoutMask(x, GetParam(), 5, layer);
+  };
+  ExpectSameFunction(
+      [&](const auto& in) {
+        const LoraUpdate update = UpdateOf(in, GetParam());
+        return LoraLinear(in[0], group, &update);
+      },
+      [&](const auto& in) {
+        const at::Tensor y = at::matmul(in[0], group.weight.t());
+        const auto update = [&](int64_t layer, size_t a) {
+          return 1.7 * at::matmul(at::matmul(masked(in[0], layer), in[a].t()), in[a + 1].t());
+        };
+        return at::cat(
+            {y.slice(1, 0, 4) + update(0, 1), y.slice(1, 4, 6), y.slice(1, 6, 9) + update(2, 3)},
+            1);
+      },
+      {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
+       Random({3, 2}, 9)});
+}
+
+TEST(LoraLinearTest, WithoutUpdateIsTheFrozenLayer) {
+  const LinearGroup group = {Random({9, 6}, 4), {9}};
+  ExpectSameFunction([&](const auto& in) { return LoraLinear(in[0], group, nullptr); },
+                     [&](const auto& in) { return at::matmul(in[0], group.weight.t()); },
+                     {Random({5, 6}, 5)});
+}
+
+TEST(DropoutMaskTest, ZeroesTheAskedShareAndKeepsTheMean) {
+  const at::Tensor like = at::empty({400, 500}, at::kFloat);
+  const at::Tensor mask = DropoutMask(like, 0.25, 1, 0);
+  EXPECT_NEAR(mask.eq(0).to(at::kDouble).mean().item<double>(), 0.25, 0.005);
+  EXPECT_NEAR(mask.mean().item<double>(), 1, 0.007);
+  EXPECT_FALSE(at::equal(mask, DropoutMask(like, 0.25, 1, 1)));
+}
+
+// Softmax attention of one document with repeated keys and a full mask.
+at::Tensor PlainAttention(const at::Tensor& qkv, const at::Tensor& positions,
+                          const HeadShape& shape, double theta) {
+  const int64_t count = qkv.size(0);
+  const auto heads = [&](int64_t first, int64_t number) {
+    return qkv.slice(1, first * shape.head_dim, (first + number) * shape.head_dim)
+        .view({count, number, shape.head_dim})
+        .transpose(0, 1);
+  };
+  const at::Tensor exponent = at::arange(0, shape.head_dim, 2, at::kDouble) / shape.head_dim;
+  const at::Tensor half = positions.to(at::kDouble).unsqueeze(1) * at::pow(theta, -exponent);
+  const at::Tensor angle = at::cat({half, half}, 1);
+  const auto rotate = [&](const at::Tensor& x) {
+    const auto halves = x.chunk(2, -1);
+    return x * angle.cos() + at::cat({-halves[1], halves[0]}, -1) * angle.sin();
+  };
+  const auto repeat = [&](const at::Tensor& x) {
+    return x.repeat_interleave(shape.num_heads / shape.num_kv_heads, 0);
+  };
+  const at::Tensor q = rotate(heads(0, shape.num_heads));
+  const at::Tensor k = repeat(rotate(heads(shape.num_heads, shape.num_kv_heads)));
+  const at::Tensor v = repeat(heads(shape.num_heads + shape.num_kv_heads, shape.num_kv_heads));
+  const at::Tensor mask = at::ones({count, count}, at::kBool).triu(1);
+  const at::Tensor scores =
+      (at::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(shape.head_dim)))
+          .masked_fill(mask, -std::numeric_limits<double>::infinity());
+  return at::matmul(scores.softmax(-1), v).transpose(0, 1).reshape({count, -1});
+}
+
+TEST(PackedAttentionTest, EqualsPlainAtenPerDocument) {
+  const HeadShape shape = {.num_heads = 6, .num_kv_heads = 2, .head_dim = 4};
+  const std::vector<int32_t> begin = {0, 3, 4, 4 + 270};  // One is longer than a block.
+  std::vector<at::Tensor> positions;
+  for (size_t d = 0; d + 1 < begin.size(); ++d) {
+    positions.push_back(at::arange(begin[d + 1] - begin[d], at::kLong));
+  }
+  ExpectSameFunction(
+      [&](const auto& in) {
+        const RopeTable rope = MakeRopeTable(at::cat(positions), 4, 10000, at::kDouble);
+        return PackedAttention(in[0], rope, shape, begin);
+      },
+      [&](const auto& in) {
+        std::vector<at::Tensor> parts;
+        for (size_t d = 0; d + 1 < begin.size(); ++d) {
+          parts.push_back(
+              PlainAttention(in[0].slice(0, begin[d], begin[d + 1]), positions[d], shape, 10000));
+        }
+        return at::cat(parts);
+      },
+      {Random({begin.back(), 40}, 10) * 2});
+}
+
+TEST(TokenLossTest, EqualsPlainAtenWhateverTheChunk) {
+  const at::Tensor weight = Random({11, 6}, 11) * 3;
+  const at::Tensor labels = at::arange(7, at::kLong).mul(5).remainder(11);
+  for (const int64_t chunk : {1, 3, 7, 100}) {
+    ExpectSameFunction([&](const auto& in) { return TokenLossSum(in[0], weight, labels, chunk); },
+                       [&](const auto& in) {
+                         return -at::log_softmax(at::matmul(in[0], weight.t()), 1)
+                                     .gather(1, labels.unsqueeze(1))
+                                     .sum();
+                       },
+                       {Random({7, 6}, 12)});
+  }
+}
+
+TEST(TokenLossTest, UnlikelyLabelsKeepAFiniteLoss) {
+  const at::Tensor weight = at::tensor({200.0F, 0.0F}).unsqueeze(1);
+  const at::Tensor hidden = at::ones({1, 1});
+  EXPECT_FLOAT_EQ(TokenLossSum(hidden, weight, at::ones({1}, at::kLong)).item<float>(), 200);
+}
+
+TEST(TokenLossTest, MeasuredSumsCountTheBestTokens) {
+  const at::Tensor weight = at::eye(3, at::kDouble) * 10;
+  const at::Tensor hidden = at::eye(3, at::kDouble);
+  const at::Tensor labels = at::tensor({0, 1, 1}, at::kLong);
+  const TokenLossStats stats = MeasureTokenLoss(hidden, weight, labels, 2);
+  EXPECT_EQ(stats.correct, 2);
+  EXPECT_NEAR(stats.loss, 10 + 3 * std::log(1 + 2 * std::exp(-10.0)), 1e-12);
+}
+
+}  // namespace
+}  // namespace lathe

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+// Causal grouped-query attention with rotary positions. Documents of a packed batch never see each
+// other: they are computed one by one, so no mask of the whole batch exists.
+// T tokens, H query heads, K key heads (H a multiple of K), E head width.
+
+namespace lathe {
+
+struct HeadShape {
+  int64_t num_heads = 0;     // H
+  int64_t num_kv_heads = 0;  // K
+  int64_t head_dim = 0;      // E
+};
+
+// cos and sin of position * theta^(-2 i / E), each [T, E / 2].
+struct RopeTable {
+  at::Tensor cos;
+  at::Tensor sin;
+};
+
+// In the arithmetic of `dtype` throughout, as transformers' LlamaRotaryEmbedding does in fp32.
+// `positions` is a whole-number tensor [T].
+RopeTable MakeRopeTable(const at::Tensor& positions, int64_t head_dim, double theta,
+                        at::ScalarType dtype);
+
+// qkv [T, (H + 2 K) E]: queries, keys, values of each token -> [T, H E]. `document_begin` as in
+// PackedBatch. Nothing of size T x T outlives the call: backward computes the scores again.
+at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const HeadShape& shape,
+                           const std::vector<int32_t>& document_begin);
+
+// The parts of it that incremental decoding needs. No gradient.
+// Rotates [T, any, E]: halves of a head are the pair (transformers' rotate_half).
+at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope);
+// Attention of m new tokens to the n cached ones, the last m of which are themselves.
+// q [m, H, E], keys and values [n, K, E] -> [m, H E].
+at::Tensor AttendToCache(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values);
+
+}  // namespace lathe

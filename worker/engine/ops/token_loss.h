@@ -1,0 +1,29 @@
+#pragma once
+
+#include <cstdint>
+
+#include <ATen/core/Tensor.h>
+
+// The language-model head and its loss, without ever holding all logits.
+// N labels, D model width, V vocabulary.
+
+namespace lathe {
+
+// Rows of logits that exist at a time.
+inline constexpr int64_t kLossChunk = 256;
+
+// Sum of -log softmax(hidden weight^T)[label], a 64-bit scalar. hidden [N, D], weight [V, D]
+// frozen, labels [N] whole numbers in [0, V). The gradient with respect to `hidden` is computed
+// beside the loss, chunk by chunk, and is exact. Source of the method: Liger Kernel, fused linear
+// cross entropy.
+at::Tensor TokenLossSum(const at::Tensor& hidden, const at::Tensor& weight,
+                        const at::Tensor& labels, int64_t chunk = kLossChunk);
+
+struct TokenLossStats {
+  double loss = 0;
+  int64_t correct = 0;  // Labels with the highest logit.
+};
+TokenLossStats MeasureTokenLoss(const at::Tensor& hidden, const at::Tensor& weight,
+                                const at::Tensor& labels, int64_t chunk = kLossChunk);
+
+}  // namespace lathe
