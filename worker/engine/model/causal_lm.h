@@ -40,8 +40,12 @@ struct EvalSums {
   int64_t tokens = 0;
 };
 
-// Key and value cache of one sequence.
-class KvCache;
+// Key and value cache of one sequence. Belongs to the model that made it.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual int64_t length() const = 0;  // Tokens cached.
+};
 
 // Thread-compatible. Methods may throw c10::Error where they do not return a Status: the caller at
 // the engine's door catches it once. `adapter` empty: the base alone.
@@ -67,9 +71,9 @@ class CausalLm {
   virtual std::vector<AdapterTensor> AdapterTensors(const std::string& name) = 0;
   virtual AdapterConfig GetAdapterConfig(const std::string& name) const = 0;
 
-  // Scalar: the unnormalised sum of token losses over the batch's labels, differentiable in the
-  // adapter. Logits exist only at label positions, in chunks. `dropout_seed` is used if the adapter
-  // has dropout and `training`.
+  // 64-bit scalar: the unnormalised sum of token losses over the batch's labels, differentiable in
+  // the adapter. Logits exist only at label positions, in chunks. `dropout_seed` is used if the
+  // adapter has dropout and `training`.
   virtual at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                              uint64_t dropout_seed) = 0;
   virtual EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) = 0;

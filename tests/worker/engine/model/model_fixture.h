@@ -1,0 +1,51 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "nlohmann/json.hpp"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/causal_lm_tensors.h"
+
+// The tiny Llama of tests/data with its goldens. tests/oracle/README.md describes the files.
+
+namespace lathe {
+
+struct Row {
+  std::vector<int32_t> ids;
+  std::vector<uint8_t> trained;
+};
+
+std::filesystem::path DataFolder();
+nlohmann::json ReadJson(const std::filesystem::path& path);
+std::vector<Row> RowsOf(const nlohmann::json& rows);
+PackedBatch Pack(const std::vector<Row>& rows);
+PackedBatch Document(const std::vector<int32_t>& ids);
+
+// A tensor of a safetensors file, copied.
+at::Tensor ReadTensor(const std::filesystem::path& path, const std::string& name);
+
+// tiny-llama with tiny-adapter as adapter "tuned". Fails the test if it cannot be read.
+std::unique_ptr<CausalLm> LoadTiny(bool fp64);
+
+// max |a - b|.
+double MaxDifference(const at::Tensor& a, const at::Tensor& b);
+// |a - b| / |b| in the L2 norm.
+double RelativeError(const at::Tensor& a, const at::Tensor& b);
+
+// Loss sum of the batch and the gradient of every adapter tensor, in the order of the file.
+struct LossAndGradients {
+  double loss = 0;
+  std::vector<at::Tensor> gradients;
+};
+LossAndGradients Differentiate(CausalLm& model, const std::vector<PackedBatch>& batches,
+                               const std::string& adapter, bool training = true,
+                               uint64_t dropout_seed = 0);
+
+}  // namespace lathe

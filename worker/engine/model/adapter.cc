@@ -1,0 +1,237 @@
+#include "worker/engine/model/adapter.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "worker/engine/ops/counter_random.h"
+#include "worker/formats/peft.h"
+#include "worker/formats/safetensors.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr int64_t kMaxRank = 256;
+constexpr double kMaxAlpha = 4096;
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+
+struct Module {
+  absl::string_view block;
+  absl::string_view name;
+  Projection projection;
+};
+
+constexpr std::array<Module, 7> kModules = {{
+    {"self_attn", "q_proj", Projection::kQkv},
+    {"self_attn", "k_proj", Projection::kQkv},
+    {"self_attn", "v_proj", Projection::kQkv},
+    {"self_attn", "o_proj", Projection::kOutput},
+    {"mlp", "gate_proj", Projection::kGateUp},
+    {"mlp", "up_proj", Projection::kGateUp},
+    {"mlp", "down_proj", Projection::kDown},
+}};
+
+struct Width {
+  int64_t in;
+  int64_t out;
+};
+
+Width WidthOf(const ModelConfig& config, const Module& module) {
+  const int64_t attention = config.num_heads * config.head_dim;
+  switch (module.projection) {
+    case Projection::kQkv:
+      return {config.hidden_size,
+              module.name == "q_proj" ? attention : config.num_kv_heads * config.head_dim};
+    case Projection::kOutput:
+      return {attention, config.hidden_size};
+    case Projection::kGateUp:
+      return {config.hidden_size, config.intermediate_size};
+    case Projection::kDown:
+      break;
+  }
+  return {config.intermediate_size, config.hidden_size};
+}
+
+std::string AllowedModules() {
+  return absl::StrJoin(kModules, ", ", [](std::string* out, const Module& module) {
+    absl::StrAppend(out, module.name);
+  });
+}
+
+// Sorted names; "all-linear" alone stands for every linear layer but the head.
+absl::StatusOr<std::vector<std::string>> ResolveModules(const std::vector<std::string>& asked) {
+  std::set<std::string> names;
+  for (const std::string& name : asked) {
+    const bool all = name == "all-linear";
+    const auto known = [&](const Module& module) { return module.name == name; };
+    if (!all && std::none_of(kModules.begin(), kModules.end(), known)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "lora.target_modules has '", name, "'; allowed are all-linear, ", AllowedModules()));
+    }
+    for (const Module& module : kModules) {
+      if (all || module.name == name) names.emplace(module.name);
+    }
+  }
+  if (names.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lora.target_modules is empty; allowed are all-linear, ", AllowedModules()));
+  }
+  return std::vector<std::string>(names.begin(), names.end());
+}
+
+absl::Status CheckRange(const AdapterConfig& config) {
+  if (config.rank < 1 || config.rank > kMaxRank) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lora.rank is ", config.rank, "; must be in [1, ", kMaxRank, "]"));
+  }
+  if (!(config.alpha > 0 && config.alpha <= kMaxAlpha)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lora.alpha is ", config.alpha, "; must be in (0, ", kMaxAlpha, "]"));
+  }
+  if (!(config.dropout >= 0 && config.dropout < 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("lora.dropout is ", config.dropout, "; must be in [0, 1)"));
+  }
+  return absl::OkStatus();
+}
+
+using TensorSource = std::function<absl::StatusOr<at::Tensor>(const std::string& name,
+                                                              const std::vector<int64_t>& shape)>;
+
+// Fills the adapter's tensors from `source`, which is asked for each in the order of the file.
+absl::StatusOr<Adapter> Assemble(const ModelConfig& model, AdapterConfig config,
+                                 const TensorSource& source) {
+  Adapter adapter;
+  const std::set<absl::string_view> targets(config.target_modules.begin(),
+                                            config.target_modules.end());
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    std::vector<LoraUpdate> updates(kNumProjections);
+    for (const Module& module : kModules) {
+      LoraUpdate& update = updates[static_cast<size_t>(module.projection)];
+      update.scale = config.alpha / static_cast<double>(config.rank);
+      LoraPair& pair = update.pairs.emplace_back();
+      if (!targets.contains(module.name)) continue;
+      const Width width = WidthOf(model, module);
+      const std::string prefix = absl::StrCat("base_model.model.model.layers.", layer, ".",
+                                              module.block, ".", module.name, ".lora_");
+      LATHE_ASSIGN_OR_RETURN(pair.a, source(prefix + "A.weight", {config.rank, width.in}));
+      LATHE_ASSIGN_OR_RETURN(pair.b, source(prefix + "B.weight", {width.out, config.rank}));
+      pair.a.set_requires_grad(true);
+      pair.b.set_requires_grad(true);
+      adapter.tensors.push_back({prefix + "A.weight", pair.a});
+      adapter.tensors.push_back({prefix + "B.weight", pair.b});
+    }
+    adapter.updates.push_back(std::move(updates));
+  }
+  adapter.config = std::move(config);
+  return adapter;
+}
+
+// U(-1/sqrt(in), 1/sqrt(in)): peft's kaiming_uniform_(a = sqrt(5)). Drawn in 64 bits and rounded,
+// so that both precisions start from the same numbers.
+at::Tensor RandomA(const std::vector<int64_t>& shape, uint64_t stream_key) {
+  at::Tensor a = at::empty(shape, at::kDouble);
+  const double bound = 1 / std::sqrt(static_cast<double>(shape[1]));
+  double* data = a.data_ptr<double>();
+  for (int64_t i = 0; i < a.numel(); ++i) {
+    data[i] = bound * (2 * UniformAt(stream_key, static_cast<uint64_t>(i)) - 1);
+  }
+  return a;
+}
+
+absl::StatusOr<at::ScalarType> ScalarTypeOf(const TensorView& view) {
+  switch (view.dtype) {
+    case Dtype::kF64:
+      return at::kDouble;
+    case Dtype::kF32:
+      return at::kFloat;
+    case Dtype::kF16:
+      return at::kHalf;
+    case Dtype::kBf16:
+      return at::kBFloat16;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat("tensor '", view.name, "' is ",
+                                                     DtypeName(view.dtype),
+                                                     "; allowed are F64, F32, F16, BF16"));
+  }
+}
+
+absl::StatusOr<at::Tensor> ReadTensor(const SafetensorsFile& file, const std::string& name,
+                                      const std::vector<int64_t>& shape, at::ScalarType dtype) {
+  const TensorView* view = file.Find(name);
+  if (view == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor '", name, "' is missing; adapter_config.json asks for it with shape [",
+                     absl::StrJoin(shape, ", "), "]"));
+  }
+  if (view->shape != shape) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tensor '", name, "' has shape [", absl::StrJoin(view->shape, ", "),
+        "]; this model and adapter_config.json ask for [", absl::StrJoin(shape, ", "), "]"));
+  }
+  LATHE_ASSIGN_OR_RETURN(const at::ScalarType stored, ScalarTypeOf(*view));
+  // Copied byte by byte: a file of another program need not be aligned.
+  at::Tensor tensor = at::empty(shape, stored);
+  std::copy(view->bytes.begin(), view->bytes.end(), static_cast<char*>(tensor.data_ptr()));
+  return tensor.to(dtype);
+}
+
+}  // namespace
+
+absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
+                                    uint64_t seed, at::ScalarType dtype) {
+  AdapterConfig adapter;
+  adapter.rank = options.rank;
+  adapter.alpha = options.alpha;
+  adapter.dropout = options.dropout;
+  LATHE_RETURN_IF_ERROR(CheckRange(adapter));
+  LATHE_ASSIGN_OR_RETURN(adapter.target_modules, ResolveModules(options.target_modules));
+  uint64_t index = 0;
+  return Assemble(config, std::move(adapter),
+                  [&](const std::string& name,
+                      const std::vector<int64_t>& shape) -> absl::StatusOr<at::Tensor> {
+                    const uint64_t key = StreamKey(seed, index++);
+                    const bool is_a = name.find("lora_A") != std::string::npos;
+                    return is_a ? RandomA(shape, key).to(dtype) : at::zeros(shape, dtype);
+                  });
+}
+
+absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& dir,
+                                    at::ScalarType dtype) {
+  LATHE_ASSIGN_OR_RETURN(const std::string json,
+                         ReadFile(dir / "adapter_config.json", kMaxConfigBytes));
+  LATHE_ASSIGN_OR_RETURN(AdapterConfig adapter, ParseAdapterConfig(json));
+  LATHE_RETURN_IF_ERROR(Annotate(CheckRange(adapter), "adapter_config.json"));
+  auto modules = ResolveModules(adapter.target_modules);
+  if (!modules.ok()) return Annotate(modules.status(), "adapter_config.json");
+  adapter.target_modules = *std::move(modules);
+  LATHE_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                         SafetensorsFile::Open(dir / "adapter_model.safetensors"));
+  auto assembled = Assemble(config, std::move(adapter),
+                            [&](const std::string& name, const std::vector<int64_t>& shape) {
+                              return ReadTensor(file, name, shape, dtype);
+                            });
+  if (!assembled.ok()) return Annotate(assembled.status(), "adapter_model.safetensors");
+  std::set<absl::string_view> known;
+  for (const AdapterTensor& tensor : assembled->tensors) known.insert(tensor.name);
+  for (const TensorView& view : file.tensors()) {
+    if (known.contains(view.name)) continue;
+    return absl::InvalidArgumentError(absl::StrCat("adapter_model.safetensors: tensor '", view.name,
+                                                   "' is none of the ", known.size(),
+                                                   " that adapter_config.json asks for"));
+  }
+  return assembled;
+}
+
+}  // namespace lathe

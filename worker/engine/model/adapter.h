@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/weights.h"
+#include "worker/engine/ops/lora_linear.h"
+
+namespace lathe {
+
+// One set of LoRA updates over the linear layers of a decoder.
+struct Adapter {
+  AdapterConfig config;                // base_model is as loaded; empty for a new adapter.
+  std::vector<AdapterTensor> tensors;  // Layer by layer, in the order of the computation, A then B.
+  // updates[layer][projection]; its tensors are those above. dropout and seed are set per call.
+  std::vector<std::vector<LoraUpdate>> updates;
+};
+
+// CausalLm::AddAdapter. InvalidArgument: an option out of range, or an unknown module.
+absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
+                                    uint64_t seed, at::ScalarType dtype);
+
+// CausalLm::LoadAdapter. InvalidArgument: a tensor is missing, extra or has another shape, or the
+// configuration asks for what Lathe does not have.
+absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const std::filesystem::path& dir,
+                                    at::ScalarType dtype);
+
+}  // namespace lathe

@@ -1,0 +1,138 @@
+#include "worker/engine/model/weights.h"
+
+#include <ATen/ATen.h>
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/status.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+absl::Status Fault(absl::string_view name, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("model.safetensors: tensor '", name, "' ", what));
+}
+
+absl::Status CheckTensor(const TensorView& view, const ParameterSpec& spec) {
+  if (view.shape != spec.shape) {
+    return Fault(spec.name, absl::StrCat("has shape ", ShapeText(view.shape),
+                                         "; config.json asks for ", ShapeText(spec.shape)));
+  }
+  if (view.dtype != Dtype::kF32) {
+    return Fault(spec.name, absl::StrCat("is ", DtypeName(view.dtype),
+                                         "; a canonical folder has F32: import the model"));
+  }
+  if (reinterpret_cast<uintptr_t>(view.bytes.data()) % alignof(float) != 0) {
+    return Fault(spec.name, "is not aligned to 4 bytes: import the model");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensors(const SafetensorsFile& file, const std::vector<ParameterSpec>& specs) {
+  std::set<absl::string_view> expected;
+  for (const ParameterSpec& spec : specs) {
+    expected.insert(spec.name);
+    const TensorView* view = file.Find(spec.name);
+    if (view == nullptr) {
+      return Fault(spec.name, absl::StrCat("is missing; config.json asks for it with shape ",
+                                           ShapeText(spec.shape)));
+    }
+    LATHE_RETURN_IF_ERROR(CheckTensor(*view, spec));
+  }
+  for (const TensorView& view : file.tensors()) {
+    if (!expected.contains(view.name)) {
+      return Fault(view.name, absl::StrCat("is not a parameter of this model, which has ",
+                                           specs.size(), " tensors by config.json"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Makes tensors of a checked file.
+class TensorMaker {
+ public:
+  TensorMaker(const SafetensorsFile& file, bool fp64) : file_(file), fp64_(fp64) {}
+
+  at::Tensor Make(const std::string& name) const { return Join({name}); }
+
+  LinearGroup Group(const std::string& prefix, const std::vector<std::string>& modules) const {
+    LinearGroup group;
+    std::vector<std::string> names;
+    for (const std::string& module : modules) {
+      names.push_back(absl::StrCat(prefix, module, ".weight"));
+      group.out_features.push_back(file_.Find(names.back())->shape[0]);
+    }
+    group.weight = Join(names);
+    return group;
+  }
+
+ private:
+  // Matrices of one width below each other: a view where the file has them so.
+  at::Tensor Join(const std::vector<std::string>& names) const {
+    std::vector<at::Tensor> parts;
+    std::vector<int64_t> shape = file_.Find(names[0])->shape;
+    const char* end = file_.Find(names[0])->bytes.data();
+    bool adjacent = true;
+    shape[0] = 0;
+    for (const std::string& name : names) {
+      const TensorView& view = *file_.Find(name);
+      adjacent = adjacent && view.bytes.data() == end;
+      end = view.bytes.data() + view.bytes.size();
+      shape[0] += view.shape[0];
+      parts.push_back(Map(view, view.shape));
+    }
+    const at::Tensor joined =
+        adjacent ? Map(*file_.Find(names[0]), shape) : at::cat(parts, 0).contiguous();
+    return fp64_ ? joined.to(at::kDouble) : joined;
+  }
+
+  // Frozen: nothing ever writes to it, and the mapping is read-only.
+  static at::Tensor Map(const TensorView& view, const std::vector<int64_t>& shape) {
+    return at::from_blob(const_cast<char*>(view.bytes.data()), shape, at::kFloat);
+  }
+
+  const SafetensorsFile& file_;
+  const bool fp64_;
+};
+
+LayerWeights MakeLayer(const TensorMaker& maker, int64_t layer) {
+  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+  LayerWeights weights;
+  weights.input_norm = maker.Make(prefix + "input_layernorm.weight");
+  weights.post_attention_norm = maker.Make(prefix + "post_attention_layernorm.weight");
+  weights.groups[0] = maker.Group(prefix + "self_attn.", {"q_proj", "k_proj", "v_proj"});
+  weights.groups[1] = maker.Group(prefix + "self_attn.", {"o_proj"});
+  weights.groups[2] = maker.Group(prefix + "mlp.", {"gate_proj", "up_proj"});
+  weights.groups[3] = maker.Group(prefix + "mlp.", {"down_proj"});
+  return weights;
+}
+
+}  // namespace
+
+absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelConfig& config,
+                                         const ModelOptions& options) {
+  LATHE_ASSIGN_OR_RETURN(SafetensorsFile file,
+                         SafetensorsFile::Open(model_dir / "model.safetensors"));
+  LATHE_RETURN_IF_ERROR(CheckTensors(file, ParameterSpecs(config)));
+  ModelWeights weights = {
+      .file = std::move(file), .embedding = {}, .final_norm = {}, .head = {}, .layers = {}};
+  const TensorMaker maker(weights.file, options.fp64);
+  weights.embedding = maker.Make("model.embed_tokens.weight");
+  weights.final_norm = maker.Make("model.norm.weight");
+  weights.head = config.tie_word_embeddings ? weights.embedding : maker.Make("lm_head.weight");
+  for (int64_t i = 0; i < config.num_layers; ++i) weights.layers.push_back(MakeLayer(maker, i));
+  return weights;
+}
+
+}  // namespace lathe

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <filesystem>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "absl/status/statusor.h"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/ops/lora_linear.h"
+#include "worker/formats/model_config.h"
+#include "worker/formats/safetensors.h"
+
+namespace lathe {
+
+// The linear layers of a decoder layer that share their input, in the order of the computation.
+enum class Projection { kQkv, kOutput, kGateUp, kDown };
+inline constexpr int kNumProjections = 4;
+
+struct LayerWeights {
+  at::Tensor input_norm;                // [D]
+  at::Tensor post_attention_norm;       // [D]
+  LinearGroup groups[kNumProjections];  // By Projection.
+};
+
+// Frozen tensors. They are views of the mapped file where it can be: F32, and layers of a group
+// side by side, as the canonical folder has them. Otherwise copies.
+struct ModelWeights {
+  SafetensorsFile file;
+  at::Tensor embedding;   // [V, D]
+  at::Tensor final_norm;  // [D]
+  at::Tensor head;        // [V, D]; the embedding itself when tied.
+  std::vector<LayerWeights> layers;
+};
+
+// InvalidArgument: a tensor is missing, extra, or has another shape or type.
+absl::StatusOr<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
+                                         const ModelConfig& config, const ModelOptions& options);
+
+}  // namespace lathe
