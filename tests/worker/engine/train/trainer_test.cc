@@ -1,0 +1,255 @@
+#include "worker/engine/train/trainer.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+#include <memory>
+
+#include "tests/testing/fake_observer.h"
+#include "tests/testing/local_group.h"
+#include "tests/testing/shards.h"
+
+namespace lathe {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::OwnedRow;
+using testing::RandomRow;
+
+constexpr uint64_t kSeed = 5;
+
+JobSpec Spec() {
+  JobSpec spec;
+  spec.seed = static_cast<int64_t>(kSeed);
+  spec.epochs = 1;
+  spec.batch_size = 3;
+  spec.micro_batch_tokens = 128;
+  spec.learning_rate = 1e-2;
+  spec.warmup_ratio = 0;
+  return spec;
+}
+
+// One rank with a model of its own, as in a process of its own.
+struct RankState {
+  RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false) {
+    auto loaded = CausalLm::Load("tests/data/tiny-llama", {.fp64 = fp64});
+    EXPECT_TRUE(loaded.ok()) << loaded.status();
+    model = *std::move(loaded);
+    EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
+    trainer =
+        std::make_unique<Trainer>(TrainerParts{*model, "a", rows, group, observer, clock}, spec);
+  }
+
+  std::vector<at::Tensor> Gradients() const {
+    std::vector<at::Tensor> gradients;
+    for (const AdapterTensor& entry : trainer->parameters().tensors()) {
+      gradients.push_back(entry.tensor.grad().clone());
+    }
+    return gradients;
+  }
+
+  std::unique_ptr<CausalLm> model;
+  testing::FakeObserver observer;
+  testing::TickingClock clock;
+  std::unique_ptr<Trainer> trainer;
+};
+
+struct RunResult {
+  std::vector<std::vector<at::Tensor>> gradients;  // Per step, per adapter tensor.
+  std::vector<StepStats> stats;
+  at::Tensor values;  // At the end.
+};
+
+// What rank `watched` of a group of `size` sees of the whole run.
+RunResult RunRanks(int size, int watched, const Shard& rows, const JobSpec& spec, bool fp64) {
+  RunResult result;
+  testing::LocalGroup(size).Run([&](Communicator& group) {
+    RankState rank(group, rows, spec, fp64);
+    while (rank.trainer->num_done() < rank.trainer->num_steps()) {
+      const auto stats = rank.trainer->Step();
+      ASSERT_TRUE(stats.ok()) << stats.status();
+      if (group.rank() != watched) continue;
+      result.stats.push_back(*stats);
+      result.gradients.push_back(rank.Gradients());
+    }
+    if (group.rank() == watched) {
+      result.values = at::cat({at::zeros({0}, rank.trainer->gradients().options())});
+      for (const AdapterTensor& entry : rank.trainer->parameters().tensors()) {
+        result.values = at::cat({result.values, entry.tensor.detach().flatten()});
+      }
+    }
+  });
+  return result;
+}
+
+// Step 1: three micro-batches. Rank 0 of 2 has 1 trained token in two of them, rank 1 has 500 in
+// one. Step 2 is the short last batch of an epoch.
+Shard UnevenRows() {
+  return testing::MakeShardVisitedInOrder(
+      {RandomRow(511, 1, 1), RandomRow(510, 500, 2), RandomRow(20, 0, 3), RandomRow(40, 7, 4),
+       RandomRow(30, 29, 5)},
+      kSeed);
+}
+
+void ExpectSameGradients(const RunResult& one, const RunResult& many, double tolerance) {
+  ASSERT_EQ(one.gradients.size(), many.gradients.size());
+  for (size_t step = 0; step < one.gradients.size(); ++step) {
+    for (size_t i = 0; i < one.gradients[step].size(); ++i) {
+      const at::Tensor& expected = one.gradients[step][i];
+      const double norm = at::linalg_vector_norm(expected).item<double>();
+      const double difference =
+          at::linalg_vector_norm(expected - many.gradients[step][i]).item<double>();
+      EXPECT_GT(norm, 0);
+      EXPECT_LE(difference, tolerance * norm) << "step " << step << ", tensor " << i;
+    }
+  }
+}
+
+class DataParallelTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    at::set_num_threads(1);
+    // The weights stay as they are, so that every step compares gradients at the same point.
+    spec_.learning_rate = 0;
+    spec_.max_grad_norm = 0;
+  }
+
+  JobSpec spec_ = Spec();
+  const Shard rows_ = UnevenRows();
+};
+
+TEST_F(DataParallelTest, TheUnevenStepIsWhatItClaimsToBe) {
+  RowOrder order({.seed = kSeed, .epochs = 1, .batch_size = 3, .num_rows = 5});
+  const StepPlan plan = PlanStep(rows_, order.RowsOfStep(0), spec_.micro_batch_tokens);
+  ASSERT_EQ(plan.micro_batches.size(), 3U);
+  std::vector<size_t> labels(2);
+  for (size_t i = 0; i < 3; ++i) {
+    labels[i % 2] += BuildMicroBatch(rows_, plan.micro_batches[i]).labels.size();
+  }
+  EXPECT_THAT(labels, ::testing::ElementsAre(1, 500));
+  EXPECT_EQ(order.RowsOfStep(1).size(), 2U);
+}
+
+TEST_F(DataParallelTest, TwoRanksMatchOneRankIn64Bits) {
+  const RunResult one = RunRanks(1, 0, rows_, spec_, true);
+  ExpectSameGradients(one, RunRanks(2, 0, rows_, spec_, true), 1e-12);
+  ExpectSameGradients(one, RunRanks(2, 1, rows_, spec_, true), 1e-12);
+}
+
+TEST_F(DataParallelTest, TwoRanksMatchOneRankIn32Bits) {
+  ExpectSameGradients(RunRanks(1, 0, rows_, spec_, false), RunRanks(2, 1, rows_, spec_, false),
+                      1e-6);
+}
+
+TEST_F(DataParallelTest, RanksWithoutAMicroBatchContributeNothing) {
+  // Step 2 has two rows, hence two micro-batches for three ranks.
+  ExpectSameGradients(RunRanks(1, 0, rows_, spec_, true), RunRanks(3, 2, rows_, spec_, true),
+                      1e-12);
+}
+
+TEST_F(DataParallelTest, LossDoesNotDependOnTheNumberOfRanks) {
+  const RunResult one = RunRanks(1, 0, rows_, spec_, false);
+  const RunResult two = RunRanks(2, 1, rows_, spec_, false);
+  EXPECT_EQ(one.stats[0].loss, two.stats[0].loss);
+  EXPECT_EQ(one.stats[1].loss, two.stats[1].loss);
+}
+
+TEST(TrainerTest, SameSeedAndRanksGiveTheSameBits) {
+  at::set_num_threads(1);
+  const Shard rows = UnevenRows();
+  JobSpec spec = Spec();
+  spec.epochs = 3;
+  spec.lora.dropout = 0;
+  const RunResult first = RunRanks(2, 0, rows, spec, false);
+  const RunResult again = RunRanks(2, 0, rows, spec, false);
+  const RunResult other_rank = RunRanks(2, 1, rows, spec, false);
+  EXPECT_TRUE(at::equal(first.values, again.values));
+  EXPECT_TRUE(at::equal(first.values, other_rank.values));
+  spec.seed = 6;
+  EXPECT_FALSE(at::equal(first.values, RunRanks(2, 0, rows, spec, false).values));
+}
+
+TEST(TrainerTest, ReportsTheStep) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = UnevenRows();
+  RankState rank(*solo, rows, Spec());
+  const auto stats = rank.trainer->Step();
+  ASSERT_TRUE(stats.ok()) << stats.status();
+  EXPECT_EQ(stats->step, 1);
+  EXPECT_EQ(stats->num_steps, 2);
+  EXPECT_EQ(stats->trained_tokens, 501);
+  EXPECT_EQ(stats->prompt_tokens, 511 + 510 + 20 - 501);
+  EXPECT_EQ(stats->padding_tokens, 0);
+  EXPECT_EQ(stats->num_micro_batches, 3);
+  EXPECT_EQ(stats->learning_rate, 1e-2);
+  EXPECT_DOUBLE_EQ(stats->epoch, 0.5);
+  EXPECT_EQ(stats->remaining, stats->step_time);
+  // A second per look at the clock: two per micro-batch with labels.
+  EXPECT_EQ(stats->forward_time, absl::Seconds(2));
+  EXPECT_EQ(stats->backward_time, absl::Seconds(2));
+  EXPECT_EQ(stats->reduce_time, absl::Seconds(1));
+  EXPECT_EQ(stats->optimizer_time, absl::Seconds(1));
+  EXPECT_DOUBLE_EQ(stats->tokens_per_second, 1041 / absl::ToDoubleSeconds(stats->step_time));
+  ASSERT_EQ(rank.observer.steps.size(), 1U);
+  EXPECT_EQ(rank.observer.phases["train"], 3);
+  EXPECT_EQ(rank.observer.phases["reduce"], 1);
+}
+
+// Replaces one value by NaN.
+void Poison(RankState& rank) {
+  at::Tensor tensor = rank.model->AdapterTensors("a")[0].tensor.detach();
+  tensor.view(-1)[0] = std::numeric_limits<double>::quiet_NaN();
+}
+
+TEST(TrainerTest, LossThatIsNotFiniteNamesStepAndRowsOnEveryRank) {
+  const Shard rows = UnevenRows();
+  testing::LocalGroup(2).Run([&](Communicator& group) {
+    RankState rank(group, rows, Spec());
+    ASSERT_TRUE(rank.trainer->Step().ok());
+    if (group.rank() == 1) Poison(rank);
+    const absl::Status status = rank.trainer->Step().status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("step 2: the loss is "));
+    // Rank 1 has the second micro-batch: one row.
+    EXPECT_THAT(std::string(status.message()), HasSubstr(" in row "));
+    EXPECT_EQ(rank.trainer->num_done(), 1);
+  });
+}
+
+TEST(TrainerTest, StepWithoutTrainedTokensIsRefused) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = testing::MakeShard({RandomRow(10, 0, 1), RandomRow(12, 0, 2)});
+  RankState rank(*solo, rows, Spec());
+  const absl::Status status = rank.trainer->Step().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("step 1 has no trained token in rows "));
+}
+
+TEST(TrainerTest, OneRankThatStopsStopsAllAfterTheSameStep) {
+  const Shard rows = UnevenRows();
+  JobSpec spec = Spec();
+  spec.epochs = 4;
+  testing::LocalGroup(3).Run([&](Communicator& group) {
+    RankState rank(group, rows, spec);
+    ASSERT_TRUE(rank.trainer->Step().ok());
+    EXPECT_FALSE(rank.trainer->stopped());
+    ASSERT_TRUE(rank.trainer->Step(/*stop=*/group.rank() == 2).ok());
+    EXPECT_TRUE(rank.trainer->stopped());
+  });
+}
+
+TEST(TrainerTest, LostPeerIsUnavailable) {
+  const Shard rows = UnevenRows();
+  testing::LocalGroup(2).Run([&](Communicator& group) {
+    if (group.rank() == 1) return;
+    RankState rank(group, rows, Spec());
+    EXPECT_EQ(rank.trainer->Step().status().code(), absl::StatusCode::kUnavailable);
+  });
+}
+
+}  // namespace
+}  // namespace lathe

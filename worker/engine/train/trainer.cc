@@ -1,0 +1,183 @@
+#include "worker/engine/train/trainer.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "worker/engine/train/plan/random.h"
+
+// M micro-batches of a step, P trained parameters.
+
+namespace lathe {
+namespace {
+
+// Adds the time from the last call (or construction) to `total`.
+class Lap {
+ public:
+  explicit Lap(const Clock& clock) : clock_(clock), last_(clock.Now()) {}
+  void AddTo(absl::Duration& total) {
+    const absl::Time now = clock_.Now();
+    total += now - last_;
+    last_ = now;
+  }
+
+ private:
+  const Clock& clock_;
+  absl::Time last_;
+};
+
+ScheduleKind ParseSchedule(const std::string& name) {
+  if (name == "linear") return ScheduleKind::kLinear;
+  return name == "constant" ? ScheduleKind::kConstant : ScheduleKind::kCosine;
+}
+
+OrderOptions OrderOf(const JobSpec& spec, const Shard& rows) {
+  return {.seed = static_cast<uint64_t>(spec.seed),
+          .epochs = spec.epochs,
+          .batch_size = spec.batch_size,
+          .num_rows = rows.num_rows()};
+}
+
+ScheduleOptions ScheduleOf(const JobSpec& spec, int64_t num_steps) {
+  return {.kind = ParseSchedule(spec.schedule),
+          .peak = spec.learning_rate,
+          .num_steps = num_steps,
+          .num_warmup_steps = WarmupSteps(spec.warmup_ratio, num_steps)};
+}
+
+AdamWOptions AdamWOf(const JobSpec& spec) {
+  return {
+      .beta1 = spec.beta1, .beta2 = spec.beta2, .eps = spec.eps, .weight_decay = spec.weight_decay};
+}
+
+}  // namespace
+
+struct Trainer::Timing {
+  absl::Duration forward, backward, reduce, optimizer, step;
+  double grad_norm = 0;
+  double learning_rate = 0;
+};
+
+Trainer::Trainer(TrainerParts parts, const JobSpec& spec)
+    : parts_(std::move(parts)),
+      spec_(spec),
+      order_(OrderOf(spec, parts_.rows)),
+      schedule_(ScheduleOf(spec, order_.num_steps())),
+      parameters_(parts_.model.AdapterTensors(parts_.adapter)),
+      optimizer_(parameters_.values(), AdamWOf(spec)) {}
+
+absl::StatusOr<StepStats> Trainer::Step(bool stop) {
+  Timing timing;
+  Lap step_lap(parts_.clock);
+  const StepPlan plan =
+      PlanStep(parts_.rows, order_.RowsOfStep(num_done_), spec_.micro_batch_tokens);
+  LATHE_RETURN_IF_ERROR(CheckTrainable(plan));
+  parameters_.ZeroGradients();
+  at::Tensor losses = ForwardBackward(plan, stop, timing);
+
+  Lap lap(parts_.clock);
+  LATHE_RETURN_IF_ERROR(Reduce(losses));
+  lap.AddTo(timing.reduce);
+
+  LATHE_RETURN_IF_ERROR(CheckLosses(plan, losses));
+  parameters_.gradients().div_(static_cast<double>(plan.trained_tokens));
+  timing.grad_norm = ClipGradNorm(parameters_.gradients(), spec_.max_grad_norm);
+  LATHE_RETURN_IF_ERROR(CheckGradNorm(plan, timing.grad_norm));
+  timing.learning_rate = LearningRate(schedule_, num_done_);
+  optimizer_.Step(parameters_.gradients(), timing.learning_rate);
+  lap.AddTo(timing.optimizer);
+
+  step_lap.AddTo(timing.step);
+  ++num_done_;
+  busy_ += timing.step;
+  stopped_ = losses[-1].item<double>() > 0;
+  const StepStats stats = ReadStats(plan, losses, timing);
+  parts_.observer.OnStep(stats);
+  return stats;
+}
+
+at::Tensor Trainer::ForwardBackward(const StepPlan& plan, bool stop, Timing& timing) {
+  const size_t num_micro_batches = plan.micro_batches.size();
+  at::Tensor losses = at::zeros({static_cast<int64_t>(num_micro_batches) + 1}, at::kDouble);
+  for (size_t i = 0; i < num_micro_batches; ++i) {
+    if (!IsOwnMicroBatch(i, parts_.group.rank(), parts_.group.size())) continue;
+    parts_.observer.OnPhase("train");
+    const PackedBatch batch = BuildMicroBatch(parts_.rows, plan.micro_batches[i]);
+    if (batch.labels.empty()) continue;
+    const uint64_t dropout_seed =
+        MixKey({static_cast<uint64_t>(spec_.seed), static_cast<uint64_t>(num_done_), uint64_t{i}});
+    Lap lap(parts_.clock);
+    const at::Tensor loss_sum =
+        parts_.model.LossSum(batch, parts_.adapter, /*training=*/true, dropout_seed);
+    losses[static_cast<int64_t>(i)] = loss_sum.item<double>();
+    lap.AddTo(timing.forward);
+    loss_sum.backward();
+    lap.AddTo(timing.backward);
+  }
+  losses[-1] = stop ? 1.0 : 0.0;
+  if (num_done_ == 0) parameters_.CheckViews();
+  return losses;
+}
+
+absl::Status Trainer::Reduce(at::Tensor& losses) {
+  parts_.observer.OnPhase("reduce");
+  LATHE_RETURN_IF_ERROR(parts_.group.AllReduceSum(losses));
+  return parts_.group.AllReduceSum(parameters_.gradients());
+}
+
+absl::Status Trainer::CheckTrainable(const StepPlan& plan) const {
+  if (plan.trained_tokens > 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("step ", num_done_ + 1, " has no trained token in ",
+                   DescribeRows(parts_.rows, plan), "; a row needs at least one"));
+}
+
+absl::Status Trainer::CheckLosses(const StepPlan& plan, const at::Tensor& losses) const {
+  for (size_t i = 0; i < plan.micro_batches.size(); ++i) {
+    const double loss = losses[static_cast<int64_t>(i)].item<double>();
+    if (std::isfinite(loss)) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("step ", num_done_ + 1, ": the loss is ", loss, ", which is not finite, in ",
+                     DescribeRows(parts_.rows, plan.micro_batches[i]),
+                     "; look at these rows, or lower learning_rate"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::CheckGradNorm(const StepPlan& plan, double grad_norm) const {
+  if (std::isfinite(grad_norm)) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      "step ", num_done_ + 1, ": the gradient norm is ", grad_norm, ", which is not finite, over ",
+      DescribeRows(parts_.rows, plan), "; look at these rows, or lower learning_rate"));
+}
+
+StepStats Trainer::ReadStats(const StepPlan& plan, const at::Tensor& losses,
+                             const Timing& timing) const {
+  StepStats stats;
+  stats.step = num_done_;
+  stats.num_steps = num_steps();
+  stats.num_micro_batches = static_cast<int64_t>(plan.micro_batches.size());
+  // One after the other, whoever computed them: the sum does not depend on the number of ranks.
+  for (int64_t i = 0; i < stats.num_micro_batches; ++i) stats.loss += losses[i].item<double>();
+  stats.loss /= static_cast<double>(plan.trained_tokens);
+  stats.learning_rate = timing.learning_rate;
+  stats.grad_norm = timing.grad_norm;
+  stats.trained_tokens = plan.trained_tokens;
+  stats.prompt_tokens = plan.prompt_tokens;
+  const double seconds = std::max(1e-9, absl::ToDoubleSeconds(timing.step));
+  stats.tokens_per_second = static_cast<double>(plan.trained_tokens + plan.prompt_tokens) / seconds;
+  stats.step_time = timing.step;
+  stats.forward_time = timing.forward;
+  stats.backward_time = timing.backward;
+  stats.reduce_time = timing.reduce;
+  stats.optimizer_time = timing.optimizer;
+  stats.epoch = order_.EpochAfter(num_done_);
+  stats.remaining = busy_ / num_done_ * (num_steps() - num_done_);
+  return stats;
+}
+
+}  // namespace lathe

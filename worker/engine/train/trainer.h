@@ -1,0 +1,80 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "common/base/clock.h"
+#include "common/spec/job_spec.h"
+#include "worker/data/shard.h"
+#include "worker/engine/dist/communicator.h"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/train/flat_parameters.h"
+#include "worker/engine/train/optimizer.h"
+#include "worker/engine/train/plan/order.h"
+#include "worker/engine/train/plan/schedule.h"
+#include "worker/engine/train/plan/step_plan.h"
+#include "worker/engine/train/stats.h"
+#include "worker/engine/train/train_observer.h"
+
+namespace lathe {
+
+// What a Trainer works with; all of it outlives the Trainer.
+struct TrainerParts {
+  CausalLm& model;
+  std::string adapter;  // Its tensors are trained.
+  const Shard& rows;    // The same on every rank.
+  Communicator& group;
+  TrainObserver& observer;
+  const Clock& clock;
+};
+
+// Data-parallel fine-tuning of one adapter, as one rank of the group. semantics.md sections 0 and
+// 1: loss = sum over all ranks and micro-batches of token losses / trained tokens of the step. The
+// same seed, data and number of ranks give the same bits. Thread-compatible; throws c10::Error
+// where libtorch does.
+class Trainer {
+ public:
+  // `spec` is resolved and valid. REQUIRES: the shard has rows.
+  Trainer(TrainerParts parts, const JobSpec& spec);
+
+  int64_t num_steps() const { return order_.num_steps(); }
+  int64_t num_done() const { return num_done_; }
+  int64_t num_parameters() const { return parameters_.num_parameters(); }
+  // After a step that some rank asked to be the last: true on every rank.
+  bool stopped() const { return stopped_; }
+
+  // One optimizer step; `stop` asks all ranks to end after it. FailedPrecondition: loss or gradient
+  // is not finite, or no token is trained; names step and rows, and the weights are as they were.
+  // Unavailable: a peer is gone. REQUIRES: num_done() < num_steps().
+  absl::StatusOr<StepStats> Step(bool stop = false);
+
+  // Of the last step: reduced over all ranks, divided by the trained tokens and clipped. [P]
+  const at::Tensor& gradients() { return parameters_.gradients(); }
+  const FlatParameters& parameters() const { return parameters_; }
+
+ private:
+  struct Timing;
+
+  // Loss sum per micro-batch [M + 1] (0 for those of other ranks; last: the request to stop);
+  // gradients are added to the flat buffer.
+  at::Tensor ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
+  absl::Status Reduce(at::Tensor& losses);
+  absl::Status CheckTrainable(const StepPlan& plan) const;
+  absl::Status CheckLosses(const StepPlan& plan, const at::Tensor& losses) const;
+  absl::Status CheckGradNorm(const StepPlan& plan, double grad_norm) const;
+  StepStats ReadStats(const StepPlan& plan, const at::Tensor& losses, const Timing& timing) const;
+
+  TrainerParts parts_;
+  const JobSpec spec_;
+  RowOrder order_;
+  const ScheduleOptions schedule_;
+  FlatParameters parameters_;
+  AdamW optimizer_;
+  int64_t num_done_ = 0;
+  bool stopped_ = false;
+  absl::Duration busy_;  // Of all steps so far.
+};
+
+}  // namespace lathe
