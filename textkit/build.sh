@@ -43,6 +43,8 @@ build_into_store() {
   cp -L "$cache/target/cxxbridge/textkit/src/lib.rs.h" "$temp/include/textkit/bridge.h"
   cp -L "$cache/target/cxxbridge/rust/cxx.h" "$temp/include/rust/cxx.h"
   mv -T "$temp" "$store"
+  # 46 MB each: the five newest are enough for branches and clones side by side.
+  ls -1dt "$cache"/[0-9a-f]*[0-9a-f] | tail -n +6 | xargs -r rm -rf --
 }
 
 exec 9>"$cache/lock"

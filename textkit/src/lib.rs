@@ -81,6 +81,13 @@ mod ffi {
     }
 }
 
+// C++ calls both from several threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<Tokenizer>();
+    shared::<ChatTemplate>();
+};
+
 /// Runs `body`; a panic of a crate below (a hostile tokenizer.json can reach one) becomes an error.
 fn guarded<T>(body: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {

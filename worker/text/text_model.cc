@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -196,9 +197,9 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
   if (!files.eos_token.empty()) {
     state->eos_id = state->tokenizer->token_id(Bytes(files.eos_token));
     if (state->eos_id < 0) {
-      return absl::InvalidArgumentError(
-          absl::StrCat((model_dir / "tokenizer_config.json").string(), ": eos_token is '",
-                       files.eos_token, "', which ", tokenizer_file, " does not have"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          (model_dir / "tokenizer_config.json").string(), ": eos_token is '",
+          absl::Utf8SafeCEscape(files.eos_token), "', which ", tokenizer_file, " does not have"));
     }
   }
   if (!files.chat_template.empty()) {
