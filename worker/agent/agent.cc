@@ -180,11 +180,14 @@ void Agent::WatchLease(Session& session, const std::stop_token& stop) {
   {
     MutexLock lock(mu_);
     while (!stop.stop_requested()) {
-      const absl::Duration patience = registered_ ? lease_ * 2 / 3 : options_.handshake_timeout;
+      const bool registered = registered_;
+      const absl::Duration patience = registered ? lease_ * 2 / 3 : options_.handshake_timeout;
       const Clock::time_point heard = std::max(session_start_, last_heard_);
       const absl::Duration left = patience - absl::FromChrono(Clock::now() - heard);
       if (left <= absl::ZeroDuration()) break;
-      changed_.wait_for(lock, stop, Chrono(left), [] { return false; });
+      changed_.wait_for(lock, stop, Chrono(left),
+                        [this, registered]()
+                            ABSL_NO_THREAD_SAFETY_ANALYSIS { return registered_ != registered; });
     }
   }
   if (!stop.stop_requested()) session.Close();
