@@ -9,8 +9,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
-#include "nlohmann/json.hpp"
 #include "worker/formats/safetensors.h"
+#include "worker/formats/strict_json.h"
 
 namespace lathe {
 namespace {
@@ -29,18 +29,9 @@ absl::StatusOr<uint64_t> BytesOf(const TensorSpec& tensor) {
   return bytes;
 }
 
-// The name as a JSON string. None: not UTF-8.
-std::optional<std::string> Quoted(const std::string& name) {
-  using nlohmann::json;
-  std::string text = json(name).dump(-1, ' ', false, json::error_handler_t::replace);
-  const json back = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!back.is_string() || back.get_ref<const std::string&>() != name) return std::nullopt;
-  return text;
-}
-
 // One member of the header; `end` moves on by the tensor's bytes.
 absl::StatusOr<std::string> HeaderEntry(const TensorSpec& tensor, uint64_t& end) {
-  const std::optional<std::string> name = Quoted(tensor.name);
+  const std::optional<std::string> name = JsonQuoted(tensor.name);
   if (!name) return absl::InvalidArgumentError("a tensor's name is not UTF-8");
   LATHE_ASSIGN_OR_RETURN(const uint64_t bytes, BytesOf(tensor));
   const uint64_t begin = end;

@@ -89,6 +89,14 @@ absl::StatusOr<json> ParseStrictObject(absl::string_view text, absl::string_view
       absl::StrCat(name, ": is ", ShortJson(value), "; must be a JSON object"));
 }
 
+std::optional<std::string> JsonQuoted(absl::string_view text) {
+  const json value(std::string(text.data(), text.size()));
+  std::string quoted = value.dump(-1, ' ', false, json::error_handler_t::replace);
+  // Replaced bytes do not come back.
+  if (json::parse(quoted, nullptr, /*allow_exceptions=*/false) != value) return std::nullopt;
+  return quoted;
+}
+
 std::string ShortJson(const json& value) {
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
   if (text.size() > 80) text = absl::StrCat(text.substr(0, 77), "...");

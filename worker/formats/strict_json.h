@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,6 +18,9 @@ absl::StatusOr<nlohmann::json> ParseStrictJson(absl::string_view text, absl::str
 
 // The same, and the outermost value is an object.
 absl::StatusOr<nlohmann::json> ParseStrictObject(absl::string_view text, absl::string_view name);
+
+// `text` as a JSON string with its quotes. None: it is not UTF-8.
+std::optional<std::string> JsonQuoted(absl::string_view text);
 
 // A value for a message: one line, at most 80 bytes.
 std::string ShortJson(const nlohmann::json& value);

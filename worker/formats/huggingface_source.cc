@@ -1,0 +1,254 @@
+#include <cstring>
+#include <set>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "worker/formats/import_source.h"
+#include "worker/formats/safetensors.h"
+#include "worker/formats/strict_json.h"
+
+namespace lathe {
+namespace {
+
+using nlohmann::json;
+namespace fs = std::filesystem;
+
+constexpr size_t kMaxTextBytes = size_t{64} << 20;
+
+bool Exists(const fs::path& dir, const std::string& name) {
+  std::error_code error;
+  return fs::exists(fs::symlink_status(dir / name, error));
+}
+
+// All that is missing, at once; weights of a kind that is not read by name.
+absl::Status CheckPresence(const fs::path& dir) {
+  std::vector<std::string> missing;
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) {
+    if (!Exists(dir, name)) missing.emplace_back(name);
+  }
+  if (!Exists(dir, "model.safetensors")) {
+    for (const char* other : {"model.safetensors.index.json", "pytorch_model.bin",
+                              "pytorch_model.bin.index.json", "consolidated.00.pth"}) {
+      if (!Exists(dir, other)) continue;
+      return absl::UnimplementedError(
+          absl::StrCat(dir.string(), ": has ", other,
+                       "; supported is one model.safetensors (no shards, no pickle)"));
+    }
+    missing.emplace_back("model.safetensors");
+  }
+  if (missing.empty()) return absl::OkStatus();
+  return absl::NotFoundError(
+      absl::StrCat(dir.string(), ": is missing ", absl::StrJoin(missing, ", ")));
+}
+
+absl::StatusOr<std::string> ReadText(const fs::path& dir, const std::string& name) {
+  LATHE_ASSIGN_OR_RETURN(const fs::path path, FileInFolder(dir, name));
+  return ReadFile(path, kMaxTextBytes);
+}
+
+absl::StatusOr<json> ReadObject(const fs::path& dir, const std::string& name) {
+  LATHE_ASSIGN_OR_RETURN(const std::string text, ReadText(dir, name));
+  return ParseStrictObject(text, (dir / name).string());
+}
+
+// A file that need not be there: an empty object then.
+absl::StatusOr<json> ReadOptionalObject(const fs::path& dir, const std::string& name) {
+  if (!Exists(dir, name)) return json::object();
+  return ReadObject(dir, name);
+}
+
+// A string, or a list of {"name", "template"} of which the one called "default" counts.
+const json* NamedTemplate(const json& value) {
+  if (value.is_string()) return &value;
+  if (!value.is_array()) return nullptr;
+  for (const json& entry : value) {
+    if (entry.is_object() && entry.value("name", json()) == "default" &&
+        entry.contains("template") && entry["template"].is_string()) {
+      return &entry["template"];
+    }
+  }
+  return nullptr;
+}
+
+// chat_template.jinja wins, as in transformers.
+absl::StatusOr<std::string> ChatTemplate(const fs::path& dir, const json& tokenizer_config) {
+  if (Exists(dir, "chat_template.jinja")) {
+    LATHE_ASSIGN_OR_RETURN(std::string text, ReadText(dir, "chat_template.jinja"));
+    if (JsonQuoted(text)) return text;
+    return absl::InvalidArgumentError(
+        absl::StrCat((dir / "chat_template.jinja").string(), ": is not UTF-8"));
+  }
+  const json* found = tokenizer_config.contains("chat_template")
+                          ? NamedTemplate(tokenizer_config["chat_template"])
+                          : nullptr;
+  if (found != nullptr) return found->get<std::string>();
+  return absl::InvalidArgumentError(
+      absl::StrCat(dir.string(),
+                   ": has no chat template; must be in chat_template.jinja or in "
+                   "tokenizer_config.json as chat_template"));
+}
+
+// eos_token and the like stand in tokenizer_config.json; older folders have them only in the map.
+json SpecialTokens(const json& tokenizer_config, const json& map) {
+  json tokens = map;
+  for (const char* name : {"bos_token", "eos_token", "pad_token", "unk_token"}) {
+    const json value = tokenizer_config.value(name, json());
+    if (!value.is_null()) tokens[name] = value;
+  }
+  return tokens;
+}
+
+json GenerationConfig(const json& given, const ModelConfig& config) {
+  json root = given;
+  const auto fill = [&](const char* key, const json& value) {
+    if (!root.contains(key) && !value.is_null()) root[key] = value;
+  };
+  fill("bos_token_id", config.bos_token_id < 0 ? json() : json(config.bos_token_id));
+  fill("pad_token_id", config.pad_token_id < 0 ? json() : json(config.pad_token_id));
+  fill("eos_token_id", config.eos_token_ids.empty() ? json() : json(config.eos_token_ids));
+  return root;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ReadTextFiles(const fs::path& dir,
+                                                                 const ModelConfig& config) {
+  std::map<std::string, std::string> files;
+  LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], ReadText(dir, "tokenizer.json"));
+  LATHE_ASSIGN_OR_RETURN(
+      const json tokenizer,
+      ParseStrictObject(files["tokenizer.json"], (dir / "tokenizer.json").string()));
+  if (!tokenizer.contains("model")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat((dir / "tokenizer.json").string(), ": has no model; no tokenizer file"));
+  }
+  LATHE_ASSIGN_OR_RETURN(json tokenizer_config, ReadObject(dir, "tokenizer_config.json"));
+  LATHE_ASSIGN_OR_RETURN(const json map, ReadOptionalObject(dir, "special_tokens_map.json"));
+  LATHE_ASSIGN_OR_RETURN(const json generation, ReadOptionalObject(dir, "generation_config.json"));
+  LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(dir, tokenizer_config));
+  const json special = SpecialTokens(tokenizer_config, map);
+  for (const auto& [name, value] : special.items()) tokenizer_config[name] = value;
+  tokenizer_config["chat_template"] = chat_template;
+  files["chat_template.jinja"] = chat_template;
+  files["generation_config.json"] = GenerationConfig(generation, config).dump(2) + "\n";
+  files["special_tokens_map.json"] = special.dump(2) + "\n";
+  files["tokenizer_config.json"] = tokenizer_config.dump(2) + "\n";
+  return files;
+}
+
+void ConvertToFloat(Dtype dtype, const char* from, int64_t count, float* out) {
+  if (dtype == Dtype::kF32) {
+    std::memcpy(out, from, static_cast<size_t>(count) * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, from + 2 * i, sizeof(bits));
+    out[i] = dtype == Dtype::kF16 ? HalfToFloat(bits) : Bf16ToFloat(bits);
+  }
+}
+
+class HuggingFaceSource : public ModelSource {
+ public:
+  HuggingFaceSource(ModelConfig config, SafetensorsFile file)
+      : config_(std::move(config)), file_(std::move(file)) {}
+  absl::Status Init(const fs::path& dir);
+
+  const ModelConfig& config() const override { return config_; }
+  const std::map<std::string, std::string>& text_files() const override { return text_files_; }
+  void ReadRows(size_t index, int64_t first_row, int64_t num_rows, float* out) const override {
+    const TensorView& tensor = *tensors_[index];
+    const int64_t width = tensor.shape.back();
+    const size_t begin = static_cast<size_t>(first_row * width) * DtypeSize(tensor.dtype);
+    ConvertToFloat(tensor.dtype, tensor.bytes.data() + begin, num_rows * width, out);
+  }
+
+ private:
+  absl::Status MatchTensors();
+
+  const ModelConfig config_;
+  const SafetensorsFile file_;
+  std::map<std::string, std::string> text_files_;
+  std::vector<const TensorView*> tensors_;
+};
+
+absl::Status HuggingFaceSource::Init(const fs::path& dir) {
+  LATHE_RETURN_IF_ERROR(Annotate(MatchTensors(), (dir / "model.safetensors").string()));
+  LATHE_ASSIGN_OR_RETURN(text_files_, ReadTextFiles(dir, config_));
+  return absl::OkStatus();
+}
+
+absl::Status CheckTensor(const TensorView* tensor, const ParameterSpec& spec) {
+  const std::string expected = absl::StrCat("[", absl::StrJoin(spec.shape, ", "), "]");
+  if (tensor == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor '", spec.name, "' is missing; must have the shape ", expected));
+  }
+  if (tensor->shape != spec.shape) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", spec.name, "' has the shape [",
+                                                   absl::StrJoin(tensor->shape, ", "),
+                                                   "]; must have ", expected));
+  }
+  if (tensor->dtype == Dtype::kF32 || tensor->dtype == Dtype::kF16 ||
+      tensor->dtype == Dtype::kBf16) {
+    return absl::OkStatus();
+  }
+  return absl::UnimplementedError(absl::StrCat("tensor '", spec.name, "' has the type ",
+                                               DtypeName(tensor->dtype),
+                                               "; supported are F32, F16, BF16"));
+}
+
+absl::Status HuggingFaceSource::MatchTensors() {
+  std::set<std::string> used;
+  for (const ParameterSpec& spec : ParameterSpecs(config_)) {
+    const TensorView* tensor = file_.Find(spec.name);
+    LATHE_RETURN_IF_ERROR(CheckTensor(tensor, spec));
+    tensors_.push_back(tensor);
+    used.insert(spec.name);
+  }
+  for (const TensorView& tensor : file_.tensors()) {
+    // Old files carry rotary constants; a tied head is a copy of the embeddings.
+    if (used.count(tensor.name) > 0 || absl::EndsWith(tensor.name, ".rotary_emb.inv_freq"))
+      continue;
+    if (tensor.name == "lm_head.weight" && config_.tie_word_embeddings) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", ShortJson(tensor.name),
+                     " is there; a Llama of these sizes has none of that name"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<fs::path> FileInFolder(const fs::path& dir, const std::string& name) {
+  if (name.empty() || name == "." || name == ".." || name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("file name ", ShortJson(name), ": must be a plain name"));
+  }
+  std::error_code error;
+  const fs::path folder = fs::canonical(dir, error);
+  if (error) return ErrnoToStatus(error.value(), dir.string());
+  fs::path file = fs::canonical(dir / name, error);
+  if (error) return ErrnoToStatus(error.value(), (dir / name).string());
+  const auto [end, unused] = std::mismatch(folder.begin(), folder.end(), file.begin(), file.end());
+  if (end == folder.end()) return file;
+  return absl::InvalidArgumentError(
+      absl::StrCat((dir / name).string(), ": is a symbolic link out of its folder, to ",
+                   file.string(), "; copy the folder with cp -rL first"));
+}
+
+absl::StatusOr<std::unique_ptr<ModelSource>> OpenHuggingFaceSource(const fs::path& dir) {
+  LATHE_RETURN_IF_ERROR(CheckPresence(dir));
+  LATHE_ASSIGN_OR_RETURN(const std::string text, ReadText(dir, "config.json"));
+  auto config = ParseModelConfig(text);
+  if (!config.ok()) return Annotate(config.status(), dir.string());
+  LATHE_ASSIGN_OR_RETURN(const fs::path weights, FileInFolder(dir, "model.safetensors"));
+  LATHE_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(weights));
+  auto source = std::make_unique<HuggingFaceSource>(*std::move(config), std::move(file));
+  LATHE_RETURN_IF_ERROR(source->Init(dir));
+  return source;
+}
+
+}  // namespace lathe
