@@ -48,6 +48,13 @@ class FakeCoordinator::FakeSession final : public agent::Session {
     return true;
   }
 
+  void Leave() override {
+    const MutexLock lock(owner_.mu_);
+    ++owner_.record_.num_goodbyes;
+    closed_ = true;
+    owner_.changed_.notify_all();
+  }
+
   void Close() override {
     const MutexLock lock(owner_.mu_);
     closed_ = true;

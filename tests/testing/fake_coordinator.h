@@ -58,6 +58,7 @@ class FakeCoordinator final : public agent::CoordinatorChannel {
     int num_downloads = 0;
     std::vector<int64_t> download_offsets;
     int num_heartbeats = 0;
+    int num_goodbyes = 0;
   };
   bool WaitFor(const std::function<bool(const Record&)>& condition);
   Record record() const;

@@ -74,6 +74,7 @@ absl::Status Agent::Run() {
     {
       const MutexLock lock(mu_);
       session_ = nullptr;
+      changed_.notify_all();
       registered = std::exchange(registered_, false);
       if (!ever_registered_ && IsRefusal(status)) return status;
     }
@@ -93,12 +94,18 @@ bool Agent::Install(Session* session) {
   if (stopping_) return false;
   session_ = session;
   session_start_ = Clock::now();
+  writer_stop_ = std::stop_source();
   return true;
 }
 
 absl::Status Agent::ServeSession(Session& session) {
   outbox_.Rewind();
-  std::jthread writer([&](const std::stop_token& stop) { WriteLoop(session, stop); });
+  std::stop_source writer_stop;
+  {
+    const MutexLock lock(mu_);
+    writer_stop = writer_stop_;
+  }
+  std::jthread writer([&] { WriteLoop(session, writer_stop.get_token()); });
   std::jthread watchdog([&](const std::stop_token& stop) { WatchLease(session, stop); });
   pb::CoordinatorMessage message;
   while (session.Read(message)) {
@@ -110,7 +117,7 @@ absl::Status Agent::ServeSession(Session& session) {
   }
   gate_.SetOpen(false);
   probe_.SetConnected(false);
-  writer.request_stop();
+  writer_stop.request_stop();
   watchdog.request_stop();
   session.Close();
   writer.join();
@@ -143,6 +150,16 @@ pb::AgentMessage Agent::MakeRegister() {
 }
 
 void Agent::WriteLoop(Session& session, const std::stop_token& stop) {
+  WriteUpdates(session, stop);
+  bool leaving = false;
+  {
+    const MutexLock lock(mu_);
+    leaving = leaving_;
+  }
+  if (leaving) session.Leave();
+}
+
+void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
   if (!session.Write(MakeRegister())) return;
   absl::Duration interval;
   {
@@ -353,7 +370,20 @@ void Agent::Stop() {
   }
   runs.clear();
   if (gate_.Wait(absl::ZeroDuration(), {})) outbox_.WaitUntilEndedAreKnown(options_.flush_timeout);
-  const MutexLock lock(mu_);
+  LeaveSession();
+}
+
+void Agent::LeaveSession() {
+  std::stop_source writer_stop;
+  {
+    const MutexLock lock(mu_);
+    leaving_ = true;
+    writer_stop = writer_stop_;
+  }
+  writer_stop.request_stop();
+  MutexLock lock(mu_);
+  changed_.wait_for(lock, Chrono(options_.flush_timeout),
+                    [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return session_ == nullptr; });
   // Does not block. Under the lock, because Run destroys the session after it has taken it back.
   if (session_ != nullptr) session_->Close();
 }

@@ -37,8 +37,8 @@ class Agent {
   // registration (wrong token, no common protocol), so that coming back would not help.
   absl::Status Run();
 
-  // Ends all children, waits up to flush_timeout until the coordinator knows, and makes Run
-  // return. Blocks; from another thread than Run's.
+  // Ends all children, waits up to flush_timeout until the coordinator knows, leaves it and makes
+  // Run return. Blocks; from another thread than Run's.
   void Stop();
 
  private:
@@ -46,6 +46,7 @@ class Agent {
 
   absl::Status ServeSession(Session& session);
   void WriteLoop(Session& session, const std::stop_token& stop);
+  void WriteUpdates(Session& session, const std::stop_token& stop);
   void WatchLease(Session& session, const std::stop_token& stop);
   pb::AgentMessage MakeRegister();
   void Handle(const pb::CoordinatorMessage& message);
@@ -65,6 +66,7 @@ class Agent {
   // False: stopping, do not serve.
   bool Install(Session* session);
   bool stopping();
+  void LeaveSession();
 
   const AgentOptions options_;
   const WorkerRoot& root_;
@@ -83,8 +85,10 @@ class Agent {
   Mutex mu_;
   std::condition_variable_any changed_;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  Session* session_ ABSL_GUARDED_BY(mu_) = nullptr;  // To be closed by Stop.
-  bool registered_ ABSL_GUARDED_BY(mu_) = false;     // In this session.
+  Session* session_ ABSL_GUARDED_BY(mu_) = nullptr;    // To be left by Stop.
+  std::stop_source writer_stop_ ABSL_GUARDED_BY(mu_);  // Of its writing thread.
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;
+  bool registered_ ABSL_GUARDED_BY(mu_) = false;  // In this session.
   bool ever_registered_ ABSL_GUARDED_BY(mu_) = false;
   Clock::time_point session_start_ ABSL_GUARDED_BY(mu_);
   Clock::time_point last_heard_ ABSL_GUARDED_BY(mu_) = Clock::now();

@@ -25,7 +25,10 @@ class Session {
   // False: the stream is broken; Finish says why.
   virtual bool Write(const pb::AgentMessage& message) = 0;
   virtual bool Read(pb::CoordinatorMessage& message) = 0;
-  // Makes Read and Write return false soon.
+  // Says that nothing more is written: the worker leaves. Read returns false once the coordinator
+  // has taken note. From the writing thread.
+  virtual void Leave() = 0;
+  // Makes Read and Write return false soon; the coordinator takes it for a broken connection.
   virtual void Close() = 0;
   // REQUIRES: neither Read nor Write runs; called once.
   virtual absl::Status Finish() = 0;

@@ -25,6 +25,7 @@ class GrpcSession final : public Session {
   }
   bool Write(const pb::AgentMessage& message) override { return stream_->Write(message); }
   bool Read(pb::CoordinatorMessage& message) override { return stream_->Read(&message); }
+  void Leave() override { stream_->WritesDone(); }
   void Close() override { context_.TryCancel(); }
   absl::Status Finish() override {
     finished_ = true;

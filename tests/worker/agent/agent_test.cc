@@ -504,6 +504,7 @@ TEST_F(AgentTest, AStopEndsTheChildrenAndTellsTheCoordinator) {
   const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
   EXPECT_EQ(ended.cause(), "machine");
   EXPECT_THAT(ended.message(), HasSubstr("this worker is being stopped"));
+  EXPECT_EQ(coordinator_.record().num_goodbyes, 1);
   EXPECT_TRUE(AssignmentFoldersAreGone());
 }
 
