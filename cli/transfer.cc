@@ -80,7 +80,7 @@ absl::Status ReceiveFile(Connection& connection, const std::string& model, const
 absl::StatusOr<fs::path> PrepareTarget(const fs::path& to) {
   std::error_code error;
   const fs::path target = fs::absolute(to, error).lexically_normal();
-  const fs::path clean = target.has_filename() ? target : target.parent_path();
+  fs::path clean = target.has_filename() ? target : target.parent_path();
   if (fs::exists(clean, error) && !(fs::is_directory(clean, error) && fs::is_empty(clean, error))) {
     return absl::AlreadyExistsError(
         absl::StrCat("--to is ", to.string(), ", which exists; give a new or an empty folder"));
@@ -133,7 +133,7 @@ absl::StatusOr<v1::Dataset> UploadDataset(Connection& connection, const std::str
   request.mutable_start()->set_format(format);
   *request.mutable_start()->mutable_blob() = blob;
   if (writer->Write(request)) {
-    const absl::Status sent = SendFile(path, [&](std::string chunk) {
+    absl::Status sent = SendFile(path, [&](std::string chunk) {
       request.set_chunk(std::move(chunk));
       return writer->Write(request);
     });
@@ -247,7 +247,10 @@ absl::Status DownloadModel(Connection& connection, const v1::Model& model, const
                                       [&](int64_t bytes) { progress(done += bytes, all); }));
   }
   std::error_code error;
-  fs::permissions(temp.path(), fs::perms(0755), error);
+  constexpr fs::perms kPublic = fs::perms::owner_all | fs::perms::group_read |
+                                fs::perms::group_exec | fs::perms::others_read |
+                                fs::perms::others_exec;
+  fs::permissions(temp.path(), kPublic, error);
   return temp.PublishAs(target);
 }
 
