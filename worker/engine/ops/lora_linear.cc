@@ -20,7 +20,7 @@ struct LoraPlan : torch::CustomClassHolder {
     int64_t layer = 0;       // Index in the group.
     int64_t out_begin = 0;   // Columns of y.
     int64_t out_size = 0;    // O_i.
-    int64_t rank_begin = 0;  // Columns of all A products side by side.
+    int64_t rank_begin = 0;  // Rows of all A below each other.
     int64_t rank = 0;
   };
   std::vector<Slice> slices;
@@ -54,6 +54,14 @@ at::Tensor MaskOf(const LoraPlan& plan, const LoraPlan::Slice& slice, const at::
   return DropoutMask(x, plan.dropout, plan.dropout_seed, slice.layer);
 }
 
+at::Tensor RowsOf(const LoraPlan::Slice& slice, const at::Tensor& down) {
+  return down.narrow(0, slice.rank_begin, slice.rank);
+}
+
+at::Tensor ColumnsOf(const LoraPlan::Slice& slice, const at::Tensor& y) {
+  return y.narrow(1, slice.out_begin, slice.out_size);
+}
+
 // All A below each other, [sum r, I]: one product with x instead of several thin ones.
 at::Tensor StackA(at::TensorList tensors) {
   if (tensors.size() == 2) return tensors[0];
@@ -62,29 +70,28 @@ at::Tensor StackA(at::TensorList tensors) {
   return at::cat(a, 0);
 }
 
-// [T, sum r]
+// A x of all layers, transposed, [sum r, T]. Thin products are several times faster with the rank
+// as rows (MKL, measured), so everything of width r is kept transposed.
 at::Tensor ProjectDown(const LoraPlan& plan, const at::Tensor& x, at::TensorList tensors) {
-  if (plan.dropout == 0) return at::mm(x, StackA(tensors).t());
-  at::Tensor down = at::empty({x.size(0), plan.rank_sum}, x.options());
+  if (plan.dropout == 0) return at::mm(StackA(tensors), x.t());
+  at::Tensor down = at::empty({plan.rank_sum, x.size(0)}, x.options());
   for (size_t i = 0; i < plan.slices.size(); ++i) {
-    const LoraPlan::Slice& slice = plan.slices[i];
-    down.narrow(1, slice.rank_begin, slice.rank)
-        .copy_(at::mm(x * MaskOf(plan, slice, x), tensors[2 * i].t()));
+    at::Tensor part = RowsOf(plan.slices[i], down);
+    at::mm_out(part, tensors[2 * i], (x * MaskOf(plan, plan.slices[i], x)).t());
   }
   return down;
 }
 
-// Adds scale * up A to grad_x, through the dropout masks.
-void AddInputGradient(const LoraPlan& plan, const at::Tensor& grad_down,
-                      const variable_list& tensors, at::Tensor& grad_x) {
+// Adds grad_down^T A to grad_x, through the dropout masks.
+void AddInputGradient(const LoraPlan& plan, const at::Tensor& grad_down, at::TensorList tensors,
+                      at::Tensor& grad_x) {
   if (plan.dropout == 0) {
-    grad_x.addmm_(grad_down, StackA(tensors));
+    grad_x.addmm_(grad_down.t(), StackA(tensors));
     return;
   }
   for (size_t i = 0; i < plan.slices.size(); ++i) {
-    const LoraPlan::Slice& slice = plan.slices[i];
-    const at::Tensor part = grad_down.narrow(1, slice.rank_begin, slice.rank);
-    grad_x.addcmul_(at::mm(part, tensors[2 * i]), MaskOf(plan, slice, grad_x));
+    const at::Tensor part = at::mm(RowsOf(plan.slices[i], grad_down).t(), tensors[2 * i]);
+    grad_x.addcmul_(part, MaskOf(plan, plan.slices[i], grad_x));
   }
 }
 
@@ -97,9 +104,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const at::Tensor down = ProjectDown(*plan, x, tensors);
     for (size_t i = 0; i < plan->slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan->slices[i];
-      y.narrow(1, slice.out_begin, slice.out_size)
-          .addmm_(down.narrow(1, slice.rank_begin, slice.rank), tensors[2 * i + 1].t(), 1,
-                  plan->scale);
+      ColumnsOf(slice, y).addmm_(RowsOf(slice, down).t(), tensors[2 * i + 1].t(), 1, plan->scale);
     }
     variable_list saved = {x, weight, down};
     saved.insert(saved.end(), tensors.begin(), tensors.end());
@@ -126,32 +131,25 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     return result;
   }
 
-  // Fills {dA, dB, ...}; returns d loss / d (A x), [T, sum r]. The small products come first, so
-  // that everything after them has width r.
+  // Fills {dA, dB, ...}; returns d loss / d (A x), transposed, [sum r, T]. The products with B come
+  // first, so that everything after them has width r.
   static at::Tensor AdapterGradients(const LoraPlan& plan, const at::Tensor& grad_y,
                                      const at::Tensor& x, const at::Tensor& down,
-                                     const variable_list& tensors, at::Tensor* out) {
+                                     at::TensorList tensors, at::Tensor* out) {
     at::Tensor grad_down = at::empty_like(down);
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
-      const at::Tensor grad = grad_y.narrow(1, slice.out_begin, slice.out_size);
-      at::Tensor grad_part = grad_down.narrow(1, slice.rank_begin, slice.rank);
-      at::mm_out(grad_part, grad, tensors[2 * i + 1]);
-      out[2 * i + 1] =
-          at::mm(grad.t(), down.narrow(1, slice.rank_begin, slice.rank)).mul_(plan.scale);
+      const at::Tensor grad = ColumnsOf(slice, grad_y);
+      at::Tensor part = RowsOf(slice, grad_down);
+      at::mm_out(part, tensors[2 * i + 1].t(), grad.t());
+      out[2 * i + 1] = at::mm(RowsOf(slice, down), grad).mul_(plan.scale).t().contiguous();
     }
     grad_down.mul_(plan.scale);
-    if (plan.dropout == 0) {
-      const at::Tensor grad_a = at::mm(grad_down.t(), x);
-      for (size_t i = 0; i < plan.slices.size(); ++i) {
-        out[2 * i] = grad_a.narrow(0, plan.slices[i].rank_begin, plan.slices[i].rank);
-      }
-      return grad_down;
-    }
+    const at::Tensor grad_a = plan.dropout == 0 ? at::mm(grad_down, x) : at::Tensor();
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
-      out[2 * i] =
-          at::mm(grad_down.narrow(1, slice.rank_begin, slice.rank).t(), x * MaskOf(plan, slice, x));
+      out[2 * i] = plan.dropout == 0 ? RowsOf(slice, grad_a)
+                                     : at::mm(RowsOf(slice, grad_down), x * MaskOf(plan, slice, x));
     }
     return grad_down;
   }
