@@ -1,0 +1,210 @@
+#include "worker/engine/generate/generate.h"
+
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "tests/worker/engine/model/model_fixture.h"
+
+namespace lathe {
+namespace {
+
+using testing::ElementsAre;
+using testing::HasSubstr;
+
+at::Tensor LogitsOf(const std::vector<double>& probabilities) {
+  at::Tensor logits = at::empty({static_cast<int64_t>(probabilities.size())}, at::kDouble);
+  for (size_t i = 0; i < probabilities.size(); ++i) {
+    logits[static_cast<int64_t>(i)] = std::log(probabilities[i]);
+  }
+  return logits;
+}
+
+std::vector<int32_t> Ids(const std::vector<Candidate>& candidates) {
+  std::vector<int32_t> ids;
+  for (const Candidate& candidate : candidates) ids.push_back(candidate.id);
+  return ids;
+}
+
+TEST(CandidatesTest, TopPKeepsTheSmallestSetThatReachesTheMass) {
+  const at::Tensor logits = LogitsOf({0.1, 0.5, 0.15, 0.25});
+  EXPECT_THAT(Ids(Candidates(logits, {.temperature = 1, .top_p = 0.4})), ElementsAre(1));
+  EXPECT_THAT(Ids(Candidates(logits, {.temperature = 1, .top_p = 0.7})), ElementsAre(1, 3));
+  EXPECT_THAT(Ids(Candidates(logits, {.temperature = 1, .top_p = 0.8})), ElementsAre(1, 3, 2));
+  const auto two = Candidates(logits, {.temperature = 1, .top_p = 0.7});
+  EXPECT_NEAR(two[0].probability, 0.5 / 0.75, 1e-12);
+  EXPECT_NEAR(two[1].probability, 0.25 / 0.75, 1e-12);
+}
+
+TEST(CandidatesTest, TemperatureRaisesProbabilitiesToItsInverse) {
+  const auto cold = Candidates(LogitsOf({0.2, 0.8}), {.temperature = 0.5});
+  EXPECT_NEAR(cold[0].probability, 0.04 / 0.68, 1e-12);
+  const auto hot = Candidates(LogitsOf({0.2, 0.8}), {.temperature = 2});
+  EXPECT_NEAR(hot[0].probability, std::sqrt(0.2) / (std::sqrt(0.2) + std::sqrt(0.8)), 1e-12);
+}
+
+TEST(CandidatesTest, HugeLogitsDoNotOverflow) {
+  const auto all = Candidates(at::tensor({1e4, -1e4}), {.temperature = 0.01});
+  EXPECT_EQ(all[0].probability, 1);
+  EXPECT_EQ(all[1].probability, 0);
+}
+
+TEST(SampleTokenTest, FrequenciesOverPositionsAreTheProbabilities) {
+  const at::Tensor logits = LogitsOf({0.1, 0.2, 0.3, 0.4});
+  std::vector<double> counts(4, 0);
+  constexpr int kDraws = 20000;
+  for (int i = 0; i < kDraws; ++i) {
+    ++counts[static_cast<size_t>(SampleToken(logits, {.temperature = 1, .seed = 3}, i))];
+  }
+  for (size_t i = 0; i < counts.size(); ++i) {
+    const double p = 0.1 * static_cast<double>(i + 1);
+    EXPECT_NEAR(counts[i] / kDraws, p, 5 * std::sqrt(p * (1 - p) / kDraws)) << i;
+  }
+}
+
+TEST(SampleTokenTest, IsAFunctionOfSeedAndPosition) {
+  const at::Tensor logits = at::zeros({1000});
+  const auto draw = [&](uint64_t seed, int64_t position) {
+    return SampleToken(logits, {.temperature = 1, .seed = seed}, position);
+  };
+  EXPECT_EQ(draw(1, 5), draw(1, 5));
+  EXPECT_NE(draw(1, 5), draw(1, 6));
+  EXPECT_NE(draw(1, 5), draw(2, 5));
+}
+
+TEST(SampleTokenTest, TemperatureZeroTakesTheFirstOfTheBest) {
+  EXPECT_EQ(SampleToken(at::tensor({1.0, 3.0, 3.0, 2.0}), {}, 0), 1);
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_THROW(SampleToken(at::tensor({1.0, nan}), {}, 0), c10::Error);
+}
+
+TEST(OptionsTest, OutOfRangeValuesAreNamed) {
+  const auto message = [](const GenerateOptions& options) {
+    return std::string(options.Validate().message());
+  };
+  EXPECT_THAT(message({.max_tokens = 0}), HasSubstr("max_tokens is 0; must be in [1, "));
+  EXPECT_THAT(message({.sample = {.temperature = -1}}), HasSubstr("temperature is -1"));
+  EXPECT_THAT(message({.sample = {.top_p = 0}}), HasSubstr("top_p is 0; must be in (0, 1]"));
+  EXPECT_THAT(message({.sample = {.top_p = NAN}}), HasSubstr("top_p is nan"));
+  EXPECT_THAT(message({.stop_strings = std::vector<std::string>(17, "x")}), HasSubstr("17 stop"));
+  EXPECT_TRUE(GenerateOptions{}.Validate().ok());
+}
+
+TEST(StopStringsTest, EndsBeforeTheStringWhereverThePiecesAreCut) {
+  const std::string text = "one STOP two";
+  for (size_t cut = 0; cut <= text.size(); ++cut) {
+    StopStrings stops({"STOP", "two"});
+    std::string out = stops.Push(text.substr(0, cut));
+    out += stops.Push(text.substr(cut));
+    out += stops.Finish();
+    EXPECT_EQ(out, "one ") << cut;
+    EXPECT_TRUE(stops.found());
+  }
+}
+
+TEST(StopStringsTest, TextThatOnlyBeginsLikeOneComesOutInTheEnd) {
+  StopStrings stops({"abcd", ""});
+  EXPECT_EQ(stops.Push("xab"), "x");
+  EXPECT_EQ(stops.Push("c"), "");
+  EXPECT_EQ(stops.Push("abc"), "abc");
+  EXPECT_EQ(stops.Finish(), "abc");
+  EXPECT_FALSE(stops.found());
+}
+
+class GenerateTest : public testing::Test {
+ protected:
+  GenerateTest() : golden_(ReadJson(DataFolder() / "goldens" / "greedy.json")) {
+    prompt_ = golden_.at("prompts")[0].get<std::vector<int32_t>>();
+    answer_ = golden_.at("adapter")[0].get<std::vector<int32_t>>();
+  }
+  absl::StatusOr<Generation> Run(const GenerateOptions& options,
+                                 std::vector<int32_t>* seen = nullptr, size_t stop_after = 1000) {
+    return Generate(*model_, prompt_, "tuned", options, [&](int32_t id) {
+      if (seen != nullptr) seen->push_back(id);
+      return --stop_after > 0;
+    });
+  }
+
+  std::unique_ptr<CausalLm> model_ = LoadTiny(/*fp64=*/false);
+  nlohmann::json golden_;
+  std::vector<int32_t> prompt_;
+  std::vector<int32_t> answer_;
+};
+
+TEST_F(GenerateTest, GreedyIsTheGoldenAnswerAndEndsByLength) {
+  std::vector<int32_t> seen;
+  const auto result = Run({.max_tokens = static_cast<int>(answer_.size())}, &seen);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->ids, answer_);
+  EXPECT_EQ(seen, answer_);
+  EXPECT_EQ(result->finish, FinishReason::kLength);
+}
+
+TEST_F(GenerateTest, AStopIdEndsTheAnswerAndIsNotShown) {
+  const int32_t stop = answer_[3];
+  const auto first = std::find(answer_.begin(), answer_.end(), stop);
+  std::vector<int32_t> seen;
+  const auto result = Run({.max_tokens = 20, .stop_ids = {stop}}, &seen);
+  EXPECT_EQ(result->finish, FinishReason::kStop);
+  EXPECT_EQ(seen, std::vector<int32_t>(answer_.begin(), first));
+  EXPECT_EQ(result->ids, std::vector<int32_t>(answer_.begin(), first + 1));
+}
+
+TEST_F(GenerateTest, TheCallbackCanEndIt) {
+  const auto result = Run({.max_tokens = 20}, nullptr, 2);
+  EXPECT_EQ(result->ids.size(), 2U);
+  EXPECT_EQ(result->finish, FinishReason::kCancelled);
+}
+
+TEST_F(GenerateTest, SampledTokensDependOnTheSeedAlone) {
+  const auto draw = [&](uint64_t seed) {
+    return Run({.max_tokens = 20, .sample = {.temperature = 5, .seed = seed}})->ids;
+  };
+  EXPECT_EQ(draw(1), draw(1));
+  EXPECT_NE(draw(1), draw(2));
+}
+
+TEST_F(GenerateTest, APromptThatIsEmptyOrLeavesNoRoomIsRefused) {
+  prompt_.clear();
+  EXPECT_THAT(std::string(Run({}).status().message()),
+              HasSubstr("has 0 tokens; must have 1 to 511"));
+  prompt_.assign(512, 1);
+  EXPECT_THAT(std::string(Run({}).status().message()), HasSubstr("has 512 tokens"));
+  prompt_.assign(510, 1);
+  EXPECT_EQ(Run({})->ids.size(), 2U);
+}
+
+// Shows each id as a letter and holds the last one back until the end.
+struct LetterDecoder {
+  std::string Push(int32_t id) { return std::exchange(held, std::string(1, Letter(id))); }
+  std::string Finish() { return std::exchange(held, ""); }
+  static char Letter(int32_t id) { return static_cast<char>('a' + id % 26); }
+  std::string held;
+};
+
+TEST_F(GenerateTest, TextStopsBeforeAStopStringAndIsWholeWithoutOne) {
+  std::string whole;
+  for (const int32_t id : answer_) whole += LetterDecoder::Letter(id);
+  const auto text_of = [&](std::vector<std::string> stops, FinishReason expected) {
+    std::string text;
+    LetterDecoder decoder;
+    GenerateOptions options = {.max_tokens = static_cast<int>(answer_.size())};
+    options.stop_strings = std::move(stops);
+    const auto result =
+        GenerateText(*model_, decoder, prompt_, "tuned", options, [&](const std::string& piece) {
+          text += piece;
+          return true;
+        });
+    EXPECT_EQ(result->finish, expected);
+    return text;
+  };
+  EXPECT_EQ(text_of({}, FinishReason::kLength), whole);
+  const std::string stop = whole.substr(5, 2);
+  EXPECT_EQ(text_of({stop}, FinishReason::kStop), whole.substr(0, whole.find(stop)));
+}
+
+}  // namespace
+}  // namespace lathe
