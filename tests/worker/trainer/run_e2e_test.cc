@@ -1,0 +1,155 @@
+// lathe-trainer run on the tiny model: the program, its ranks as processes, the files it leaves.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+#include <regex>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/exit_codes.h"
+#include "common/base/file.h"
+#include "nlohmann/json.hpp"
+#include "tests/testing/listening.h"
+#include "tests/testing/subprocess.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using testing::Program;
+using testing::Subprocess;
+
+class RunTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    auto folder = TempFolder::Make("run-e2e");
+    ASSERT_TRUE(folder.ok()) << folder.status();
+    folder_.emplace(*std::move(folder));
+    WriteRows(40);
+  }
+
+  fs::path path(const std::string& name) const { return folder_->path() / name; }
+
+  void WriteRows(int count) const {
+    std::ofstream rows(path("rows.jsonl"));
+    for (int i = 0; i < count; ++i) {
+      rows << nlohmann::json{{"instruction", absl::StrCat("say the number ", i)},
+                             {"output", absl::StrCat("it is ", i * i, std::string(1 + i % 7, '!'))}}
+                  .dump()
+           << "\n";
+    }
+  }
+
+  // More lines of the job file, each ended.
+  void WriteJob(const std::string& extra) const {
+    std::ofstream(path("job.yaml")) << "model: tests/data/tiny-llama\n"
+                                    << "dataset: " << path("rows.jsonl").string() << "\n"
+                                    << "learning_rate: 0.01\nbatch_size: 5\nlora:\n  rank: 4\n"
+                                    << extra;
+  }
+
+  std::vector<std::string> Command(const std::string& out, int ranks) const {
+    return {Program("lathe-trainer"),
+            "run",
+            path("job.yaml").string(),
+            "--ranks",
+            absl::StrCat(ranks),
+            "--threads",
+            "1",
+            "--out",
+            path(out).string()};
+  }
+
+  std::string FileSha(const std::string& out) const {
+    const auto bytes = ReadFile(path(out) / "adapter_model.safetensors");
+    EXPECT_TRUE(bytes.ok()) << bytes.status();
+    return bytes.ok() ? *bytes : "";
+  }
+
+  std::optional<TempFolder> folder_;
+};
+
+// The hashes that the ranks print.
+std::vector<std::string> Hashes(const std::string& output) {
+  const std::regex line("rank \\d+: adapter sha256 ([0-9a-f]{64})");
+  std::vector<std::string> hashes;
+  for (std::sregex_iterator it(output.begin(), output.end(), line), end; it != end; ++it) {
+    hashes.push_back((*it)[1]);
+  }
+  return hashes;
+}
+
+double HeldOutLoss(const std::string& output, const std::string& when) {
+  const std::regex line("held-out loss " + when + " training: ([0-9.]+)");
+  std::smatch match;
+  EXPECT_TRUE(std::regex_search(output, match, line)) << output;
+  return match.empty() ? 0 : std::stod(match[1]);
+}
+
+TEST_F(RunTest, TwoRanksTrainAndWriteAPeftFolder) {
+  WriteJob("");
+  Subprocess run(Command("out", 2));
+  const int status = run.Wait();
+  ASSERT_EQ(status, 0) << run.output();
+  const std::vector<std::string> hashes = Hashes(run.output());
+  ASSERT_EQ(hashes.size(), 2U) << run.output();
+  EXPECT_EQ(hashes[0], hashes[1]);
+  EXPECT_LT(HeldOutLoss(run.output(), "after"), HeldOutLoss(run.output(), "before"));
+  const auto config = ReadFile(path("out") / "adapter_config.json");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(nlohmann::json::parse(*config).size(), 12U);
+  EXPECT_FALSE(FileSha("out").empty());
+}
+
+TEST_F(RunTest, KilledRankIsStartedAgainAndTheResultHasTheSameBits) {
+  WriteJob("epochs: 12\n");
+  Subprocess undisturbed(Command("undisturbed", 2));
+  ASSERT_EQ(undisturbed.Wait(), 0) << undisturbed.output();
+
+  Subprocess run(Command("out", 2));
+  ASSERT_TRUE(run.ReadUntil("step 2/")) << run.output();
+  const std::vector<pid_t> ranks = run.Children();
+  ASSERT_EQ(ranks.size(), 2U);
+  for (const pid_t rank : ranks) EXPECT_THAT(testing::ListeningOffLoopback(rank), IsEmpty());
+  ASSERT_EQ(kill(ranks[1], SIGKILL), 0);
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  EXPECT_THAT(run.output(), HasSubstr("attempt 1 of 6 failed: rank 1: killed by signal 9"));
+  EXPECT_EQ(Hashes(run.output()).size(), 2U);
+  EXPECT_EQ(FileSha("out"), FileSha("undisturbed"));
+}
+
+TEST_F(RunTest, RanksDieWithTheRun) {
+  WriteJob("epochs: 100\n");
+  Subprocess run(Command("out", 2));
+  ASSERT_TRUE(run.ReadUntil("step 1/")) << run.output();
+  ASSERT_EQ(kill(run.pid(), SIGKILL), 0);
+  // The ranks hold the other end of the pipe: its end is theirs.
+  EXPECT_EQ(WTERMSIG(run.Wait()), SIGKILL);
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
+TEST_F(RunTest, RefusesWhatItCannotDoInOneLine) {
+  std::ofstream(path("job.yaml")) << "model: nowhere/at/all\ndataset: x\n";
+  Subprocess missing(Command("out", 1));
+  EXPECT_EQ(WEXITSTATUS(missing.Wait()), kExitUserError);
+  EXPECT_THAT(missing.output(), HasSubstr("model is 'nowhere/at/all'"));
+  EXPECT_EQ(std::count(missing.output().begin(), missing.output().end(), '\n'), 1);
+  WriteJob("");
+  std::ofstream(path("taken")) << "x";
+  Subprocess taken(Command("taken", 1));
+  EXPECT_NE(taken.Wait(), 0);
+  EXPECT_THAT(taken.output(), HasSubstr("is there already"));
+  Subprocess usage({Program("lathe-trainer"), "run"});
+  EXPECT_EQ(WEXITSTATUS(usage.Wait()), 2);
+}
+
+}  // namespace
+}  // namespace lathe

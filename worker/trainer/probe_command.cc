@@ -1,0 +1,132 @@
+#include "worker/trainer/probe_command.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/file.h"
+#include "common/base/status.h"
+#include "nlohmann/json.hpp"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/formats/safetensors.h"
+#include "worker/trainer/torch_guard.h"
+
+// T tokens of a prompt, V vocabulary.
+
+namespace lathe {
+namespace {
+
+constexpr char kAdapter[] = "probed";
+constexpr int64_t kMaxNewTokens = 4096;
+constexpr size_t kMaxPromptsBytes = size_t{16} << 20;
+
+struct Prompts {
+  std::vector<std::vector<int32_t>> prompts;
+  int64_t max_new_tokens = 40;
+};
+
+absl::StatusOr<Prompts> ParsePrompts(const std::string& text) {
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  Prompts parsed;
+  try {
+    parsed.prompts = json.at("prompts").get<std::vector<std::vector<int32_t>>>();
+    parsed.max_new_tokens = json.at("max_new_tokens").get<int64_t>();
+  } catch (const nlohmann::json::exception& error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "prompts file: ", error.what(), R"(; must be {"prompts": [[ids]], "max_new_tokens": N})"));
+  }
+  if (parsed.max_new_tokens < 1 || parsed.max_new_tokens > kMaxNewTokens) {
+    return absl::InvalidArgumentError(absl::StrCat("prompts file: max_new_tokens is ",
+                                                   parsed.max_new_tokens, "; must be in [1, ",
+                                                   kMaxNewTokens, "]"));
+  }
+  const bool any_empty = std::any_of(parsed.prompts.begin(), parsed.prompts.end(),
+                                     [](const auto& prompt) { return prompt.empty(); });
+  if (parsed.prompts.empty() || any_empty) {
+    return absl::InvalidArgumentError("prompts file: there is no prompt, or one without tokens");
+  }
+  return parsed;
+}
+
+PackedBatch OneDocument(const std::vector<int32_t>& ids) {
+  PackedBatch batch;
+  batch.ids = ids;
+  batch.positions.resize(ids.size());
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  batch.document_begin = {0, static_cast<int32_t>(ids.size())};
+  return batch;
+}
+
+// The most likely token again and again.
+std::vector<int32_t> Greedy(CausalLm& model, const std::vector<int32_t>& prompt,
+                            int64_t max_new_tokens, const std::string& adapter) {
+  const std::vector<int64_t>& ends = model.config().eos_token_ids;
+  const std::unique_ptr<KvCache> cache = model.NewCache();
+  std::vector<int32_t> ids;
+  at::Tensor logits_V = model.Extend(*cache, prompt, adapter);
+  while (true) {
+    const auto id = static_cast<int32_t>(logits_V.argmax().item<int64_t>());
+    ids.push_back(id);
+    const bool ended = std::find(ends.begin(), ends.end(), id) != ends.end();
+    if (ended || static_cast<int64_t>(ids.size()) == max_new_tokens) return ids;
+    logits_V = model.Extend(*cache, {id}, adapter);
+  }
+}
+
+absl::Status WriteLogits(CausalLm& model, const Prompts& prompts,
+                         const std::filesystem::path& path) {
+  std::vector<at::Tensor> kept;
+  std::vector<TensorView> views;
+  const auto add = [&](const std::string& name, const std::vector<int32_t>& prompt,
+                       const std::string& adapter) {
+    kept.push_back(model.Logits(OneDocument(prompt), adapter).to(at::kFloat).contiguous());
+    const at::Tensor& logits_TV = kept.back();
+    views.push_back(
+        {.name = name,
+         .dtype = Dtype::kF32,
+         .shape = logits_TV.sizes().vec(),
+         .bytes = {static_cast<const char*>(logits_TV.const_data_ptr()), logits_TV.nbytes()}});
+  };
+  for (size_t i = 0; i < prompts.prompts.size(); ++i) {
+    add(absl::StrCat("prompt.", i), prompts.prompts[i], kAdapter);
+    add(absl::StrCat("base.", i), prompts.prompts[i], "");
+  }
+  return WriteSafetensors(path, views);
+}
+
+absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts,
+                         const std::filesystem::path& path) {
+  nlohmann::json json = {{"adapter", nlohmann::json::array()}, {"base", nlohmann::json::array()}};
+  for (const std::vector<int32_t>& prompt : prompts.prompts) {
+    json["adapter"].push_back(Greedy(model, prompt, prompts.max_new_tokens, kAdapter));
+    json["base"].push_back(Greedy(model, prompt, prompts.max_new_tokens, ""));
+  }
+  return WriteFileAtomically(path, json.dump() + "\n");
+}
+
+absl::Status Probe(const ProbeCommand& command) {
+  at::set_num_threads(std::max(1, command.threads));
+  LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
+  LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
+  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
+                         CausalLm::Load(command.model_dir, {}));
+  LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
+  LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));
+  LATHE_RETURN_IF_ERROR(WriteLogits(*model, prompts, command.output_dir / "logits.safetensors"));
+  return WriteGreedy(*model, prompts, command.output_dir / "greedy.json");
+}
+
+}  // namespace
+
+absl::Status RunProbeCommand(const ProbeCommand& command) {
+  return CatchTorch([&] { return Probe(command); });
+}
+
+}  // namespace lathe

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <filesystem>
+
+#include "absl/status/status.h"
+
+namespace lathe {
+
+// `lathe-trainer probe`: what our model makes of prompts, for a comparison with PEFT. Reads
+// {"prompts": [[ids...], ...], "max_new_tokens": 40}; writes logits.safetensors ("prompt.0" [T, V]
+// F32 with the adapter, "base.0" without) and greedy.json {"adapter": [[ids]], "base": [[ids]]},
+// new ids only, ending early after an end token. tests/oracle/README.md.
+struct ProbeCommand {
+  std::filesystem::path model_dir;    // Canonical folder.
+  std::filesystem::path adapter_dir;  // PEFT folder.
+  std::filesystem::path prompts_file;
+  std::filesystem::path output_dir;
+  int threads = 1;
+};
+
+// InvalidArgument: a prompt is not a list of token ids of the model.
+absl::Status RunProbeCommand(const ProbeCommand& command);
+
+}  // namespace lathe

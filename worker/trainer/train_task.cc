@@ -1,0 +1,121 @@
+#include "worker/trainer/train_task.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "worker/data/shard.h"
+#include "worker/engine/eval/held_out.h"
+#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/train/trainer.h"
+#include "worker/trainer/adapter_export.h"
+
+namespace lathe {
+namespace {
+
+constexpr char kAdapter[] = "trained";
+
+LoraOptions LoraOf(const LoraSpec& spec) {
+  return {.rank = spec.rank,
+          .alpha = spec.alpha,
+          .dropout = spec.dropout,
+          .target_modules = spec.target_modules};
+}
+
+absl::StatusOr<Shard> OpenShard(const std::filesystem::path& dir, const char* name) {
+  absl::StatusOr<Shard> shard = Shard::Open(dir / name);
+  if (!shard.ok()) return Annotate(shard.status(), name);
+  return shard;
+}
+
+// What lives through the whole task.
+struct Session {
+  std::unique_ptr<CausalLm> model;
+  Shard train;
+  Shard validation;
+};
+
+absl::StatusOr<Session> LoadSession(const TrainTask& task) {
+  LATHE_ASSIGN_OR_RETURN(Shard train, OpenShard(task.shard_dir, "train.shard"));
+  if (train.num_rows() == 0) {
+    return absl::InvalidArgumentError("train.shard has no rows; needs at least 1");
+  }
+  LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, CausalLm::Load(task.model_dir, {}));
+  LATHE_RETURN_IF_ERROR(
+      model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
+  return Session{std::move(model), std::move(train), std::move(validation)};
+}
+
+absl::Status CheckStop(const std::stop_token& stop) {
+  return stop.stop_requested() ? absl::CancelledError("cancelled") : absl::OkStatus();
+}
+
+absl::Status Measure(Session& session, const TrainTask& task, Communicator& group, bool before,
+                     TrainObserver& observer) {
+  if (session.validation.num_rows() == 0) return absl::OkStatus();
+  observer.OnPhase("evaluate");
+  // B is zero before the first step: the base gives the same numbers with less work.
+  const std::string adapter = before ? "" : kAdapter;
+  LATHE_ASSIGN_OR_RETURN(const Evaluation evaluation,
+                         EvaluateHeldOut(*session.model, adapter, session.validation,
+                                         task.spec.micro_batch_tokens, group, observer));
+  observer.OnEvaluation(before, evaluation);
+  return absl::OkStatus();
+}
+
+absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
+  while (trainer.num_done() < trainer.num_steps()) {
+    LATHE_RETURN_IF_ERROR(trainer.Step(stop.stop_requested()).status());
+    if (trainer.stopped()) {
+      return absl::CancelledError(
+          absl::StrCat("cancelled after step ", trainer.num_done(), " of ", trainer.num_steps()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group) {
+  LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> all, group.AllGather(sha256));
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    if (all[rank] == sha256) continue;
+    return absl::DataLossError(absl::StrCat("adapter of rank ", rank, " has sha256 ", all[rank],
+                                            ", that of rank ", group.rank(), " ", sha256,
+                                            "; all ranks must end with the same bits"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,
+                                         const std::stop_token& stop) {
+  at::set_num_threads(std::max(1, task.threads));
+  observer.OnPhase("load");
+  LATHE_ASSIGN_OR_RETURN(Session session, LoadSession(task));
+  LATHE_RETURN_IF_ERROR(CheckStop(stop));
+  observer.OnPhase("rendezvous");
+  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> group, task.join());
+
+  const SystemClock clock;
+  Trainer trainer({*session.model, kAdapter, session.train, *group, observer, clock}, task.spec);
+  LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/true, observer));
+  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, stop));
+  LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/false, observer));
+
+  observer.OnPhase("export");
+  const ExportOptions options{.output_dir = group->rank() == 0 ? task.output_dir : "",
+                              .base_model = task.spec.model};
+  LATHE_ASSIGN_OR_RETURN(const std::string sha256,
+                         ExportAdapter(*session.model, kAdapter, options));
+  LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
+  return TrainResult{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
+}
+
+}  // namespace lathe
