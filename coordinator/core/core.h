@@ -63,6 +63,8 @@ class Core {
   // Takes over the unfinished jobs of an earlier coordinator. REQUIRES: called first, at most once.
   void Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards, absl::Time now,
                Effects& out);
+  // After a data set was deleted: what is still there.
+  void SetShards(std::map<std::string, FileTree> shards) { shards_ = std::move(shards); }
   // ResourceExhausted: too many. AlreadyExists: an unfinished job makes a model of that name.
   absl::Status CanAdd(const Job& job) const;
   // REQUIRES: the job was stored, with its first event.

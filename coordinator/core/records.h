@@ -38,7 +38,7 @@ struct Job {
   std::string project = "default";
   std::string request_id = {};
   std::string request_sha256 = {};  // Of the spec as it was sent: the same request or another one.
-  JobSpec spec;                // Resolved.
+  JobSpec spec;                     // Resolved.
   int64_t spec_version = 1;
   JobState state = JobState::kQueued;
   std::string stage = kStagePrepare;

@@ -1,0 +1,113 @@
+#include <signal.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <string>
+
+#include "CLI/CLI.hpp"
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/config/environment.h"
+#include "coordinator/service/server.h"
+#include "grpc/support/log.h"
+
+// lathe-coordinator: flags, signals and exit code; the rest is coordinator/service/server.h.
+
+namespace {
+
+struct Flags {
+  lathe::ServerOptions server;
+  bool die_with_parent = false;
+  double lease_seconds = 15;
+  double restart_grace_seconds = 15;
+  double chat_idle_seconds = 300;
+};
+
+void AddFlags(CLI::App& app, Flags& flags) {
+  app.add_option("--data-dir", flags.server.data_dir,
+                 "folder with all that the coordinator keeps (LATHE_DATA_DIR)");
+  app.add_option("--address", flags.server.address, "loopback address to listen on");
+  app.add_option("--port", flags.server.port, "0: a free one");
+  app.add_option("--metrics-port", flags.server.metrics_port, "of /metrics on 127.0.0.1; 0: free");
+  app.add_option("--lease-seconds", flags.lease_seconds,
+                 "a worker that is silent for longer is lost")
+      ->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--restart-grace-seconds", flags.restart_grace_seconds,
+                 "after a restart: time for workers to come back before jobs are placed anew")
+      ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--chat-idle-seconds", flags.chat_idle_seconds,
+                 "a model that nobody talks to is unloaded")
+      ->check(CLI::Range(0.1, 86400.0));
+  app.add_flag("--die-with-parent", flags.die_with_parent, "end when the parent process ends");
+}
+
+void Finish(Flags& flags) {
+  if (flags.server.data_dir.empty())
+    flags.server.data_dir = lathe::DefaultDataDir() / "coordinator";
+  lathe::CoordinatorOptions& options = flags.server.coordinator;
+  options.core.lease = absl::Seconds(flags.lease_seconds);
+  options.core.restart_grace = absl::Seconds(flags.restart_grace_seconds);
+  options.heartbeat_interval = options.core.lease / 4;
+  options.chat_idle_timeout = absl::Seconds(flags.chat_idle_seconds);
+}
+
+// False: the parent has gone already.
+bool DieWithParent() {
+  const pid_t parent = getppid();
+  // The signal comes only for an end after the call: look whether it came before.
+  return prctl(PR_SET_PDEATHSIG, SIGTERM) == 0 && parent != 1 && getppid() == parent;
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "lathe-coordinator: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+// Before any thread starts: threads inherit the mask, so that only sigwait sees these.
+sigset_t BlockEndSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  return signals;
+}
+
+void OnFatal(const absl::Status& status) {
+  lathe::LogError(absl::StrCat("ends: ", status.message()));
+  // Not an orderly end: what was decided and not stored must reach nobody.
+  _exit(1);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Flags flags;
+  CLI::App app("The one server of Lathe: API, scheduler, store of jobs and artifacts");
+  AddFlags(app, flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  Finish(flags);
+  const sigset_t signals = BlockEndSignals();
+  signal(SIGPIPE, SIG_IGN);
+  // gRPC's own log repeats in five lines what the status says in one.
+  gpr_set_log_function([](gpr_log_func_args*) {});
+  if (flags.die_with_parent && !DieWithParent())
+    return Fail(absl::FailedPreconditionError("--die-with-parent: the parent has gone"));
+
+  const lathe::SystemClock clock;
+  const auto server = lathe::Server::Start(flags.server, clock, OnFatal);
+  if (!server.ok()) return Fail(server.status());
+  std::printf("ready %s\n", (*server)->endpoint().c_str());
+  std::fflush(stdout);
+  int received = 0;
+  sigwait(&signals, &received);
+  lathe::LogInfo("ends as it was told");
+  return 0;
+}

@@ -1,0 +1,323 @@
+#include "coordinator/service/coordinator.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/log.h"
+#include "common/base/status.h"
+#include "coordinator/service/convert.h"
+
+// Jobs, names, and what follows from a decision. Agents, errands and chats: coordinator_fleet.cc.
+
+namespace lathe {
+namespace {
+
+absl::Status Ending() { return absl::UnavailableError("the coordinator is ending; try again"); }
+
+}  // namespace
+
+Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& blobs, Hub& hub,
+                         Chats& chats, Probe& probe, const Clock& clock,
+                         std::function<void(const absl::Status&)> on_fatal)
+    : options_(std::move(options)),
+      store_(store),
+      blobs_(blobs),
+      hub_(hub),
+      chats_(chats),
+      probe_(probe),
+      clock_(clock),
+      on_fatal_(std::move(on_fatal)),
+      core_(options_.core),
+      deployments_(options_.chat_idle_timeout),
+      loop_(
+          clock, [this] { return NextDeadline(); }, [this] { OnDeadline(); }) {}
+
+Coordinator::~Coordinator() { Stop(); }
+
+void Coordinator::Stop() { loop_.Stop(); }
+
+absl::Status Coordinator::Start() {
+  return loop_.Call(
+      [this]() -> absl::Status {
+        LATHE_ASSIGN_OR_RETURN(std::vector<Job> jobs, store_.UnfinishedJobs());
+        LATHE_ASSIGN_OR_RETURN(shards_, store_.AllShards());
+        LATHE_ASSIGN_OR_RETURN(const auto counts, store_.CountJobs());
+        probe_.CountJobs(counts);
+        for (const Job& job : jobs) {
+          states_[job.id] = job.state;
+          // Counters go on from what is stored.
+          LATHE_ASSIGN_OR_RETURN(const auto steps, store_.Steps(job.id, 0, 0, 1 << 24));
+          for (const StepRecord& step : steps) {
+            v1::StepStats stats;
+            if (stats.ParseFromString(step.payload)) probe_.OnStep(job.id, stats);
+          }
+        }
+        probe_.OnBlobBytes(blobs_.total_bytes());
+        Effects effects;
+        core_.Restore(std::move(jobs), shards_, clock_.Now(), effects);
+        Apply(std::move(effects));
+        return absl::OkStatus();
+      },
+      Ending());
+}
+
+absl::Time Coordinator::NextDeadline() const {
+  return std::min(core_.NextDeadline(), deployments_.NextDeadline());
+}
+
+void Coordinator::OnDeadline() {
+  const absl::Time now = clock_.Now();
+  Effects effects;
+  core_.Tick(now, effects);
+  for (const std::string& errand : deployments_.TakeIdle(now)) {
+    core_.CancelErrand(errand, now, effects);
+    errands_.erase(errand);
+  }
+  Apply(std::move(effects));
+}
+
+void Coordinator::Apply(Effects effects) {
+  for (JobChange& change : effects.changes) CompleteModel(change);
+  if (const absl::Status status = store_.Commit(effects.changes); !status.ok()) {
+    on_fatal_(Annotate(status, "a decision could not be stored"));
+    return;
+  }
+  for (const JobChange& change : effects.changes) Publish(change);
+  for (const Command& command : effects.commands) Send(command);
+  for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
+  probe_.OnFleet(core_.fleet());
+}
+
+// An adapter has the architecture and the template of its base.
+void Coordinator::CompleteModel(JobChange& change) {
+  if (change.shards.has_value()) shards_[change.job.shard_key] = *change.shards;
+  if (!change.model.has_value()) return;
+  const auto base = store_.GetModel(change.model->base_model);
+  if (!base.ok()) return;
+  change.model->architecture = base->architecture;
+  change.model->template_sha256 = base->template_sha256;
+}
+
+void Coordinator::Publish(const JobChange& change) {
+  const Job& job = change.job;
+  const auto known = states_.find(job.id);
+  probe_.OnJobChange(known == states_.end() ? nullptr : &known->second, job);
+  for (const JobEvent& event : change.events)
+    LogInfo(absl::StrCat(job.id.value(), " ", JobStateName(event.state), ": ", event.message));
+  if (IsFinal(job.state)) {
+    states_.erase(job.id);
+    last_step_.erase(job.id);
+    probe_.OnJobEnd(job.id);
+  } else {
+    states_[job.id] = job.state;
+  }
+  hub_.Notify(job.id.value());
+}
+
+absl::StatusOr<Job> Coordinator::CreateJob(const std::string& request_id,
+                                           const std::string& request_sha256, const JobSpec& spec) {
+  return loop_.Call([&] { return CreateJobOnLoop(request_id, request_sha256, spec); },
+                    absl::StatusOr<Job>(Ending()));
+}
+
+absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
+                                                 const std::string& request_sha256, JobSpec spec) {
+  if (request_id.empty() || request_id.size() > 128) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("request_id has ", request_id.size(), " characters; must have 1 to 128"));
+  }
+  Job job;
+  LATHE_ASSIGN_OR_RETURN(auto earlier, store_.FindJobByRequest(job.project, request_id));
+  if (earlier.has_value()) {
+    if (earlier->request_sha256 == request_sha256) return *std::move(earlier);
+    return absl::AlreadyExistsError(absl::StrCat("request_id '", request_id, "': was used for ",
+                                                 earlier->id.value(),
+                                                 " with another spec; make a new one per job"));
+  }
+  LATHE_RETURN_IF_ERROR(Validate(spec));
+  job.id = JobId::New();
+  job.spec = Resolve(std::move(spec), job.id.value().substr(job.id.value().size() - 6));
+  LATHE_RETURN_IF_ERROR(Validate(job.spec));
+  job.request_id = request_id;
+  job.request_sha256 = request_sha256;
+  job.create_time = clock_.Now();
+  LATHE_RETURN_IF_ERROR(ResolveNames(job));
+  LATHE_RETURN_IF_ERROR(core_.CanAdd(job));
+  job.shard_key = ShardKey(job);
+  job.last_sequence = 1;
+  const JobEvent created{.sequence = 1,
+                         .time = job.create_time,
+                         .state = job.state,
+                         .stage = job.stage,
+                         .attempt = job.attempt,
+                         .message = "created"};
+  LATHE_RETURN_IF_ERROR(store_.CreateJob(job, created));
+  Publish({job, {created}, {}, {}});
+  Effects effects;
+  core_.AddJob(job, job.create_time, effects);
+  Apply(std::move(effects));
+  return store_.GetJob(job.id);
+}
+
+absl::Status Coordinator::ResolveNames(Job& job) {
+  LATHE_ASSIGN_OR_RETURN(const Dataset dataset, store_.GetDataset(job.spec.dataset));
+  LATHE_ASSIGN_OR_RETURN(const Model model, store_.GetModel(job.spec.model));
+  if (model.kind != ModelKind::kBase) {
+    return absl::InvalidArgumentError(absl::StrCat("model is '", model.name,
+                                                   "', an adapter; must be a base model, such as '",
+                                                   model.base_model, "'"));
+  }
+  if (store_.GetModel(job.spec.name).ok()) {
+    return absl::AlreadyExistsError(absl::StrCat(
+        "name is '", job.spec.name, "'; a model of that name exists: choose another name"));
+  }
+  job.dataset_blob = dataset.blob;
+  job.dataset_format = dataset.format;
+  job.model_files = model.files;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Job> Coordinator::CancelJob(const JobId& id) {
+  return loop_.Call([&] { return CancelJobOnLoop(id); }, absl::StatusOr<Job>(Ending()));
+}
+
+absl::StatusOr<Job> Coordinator::CancelJobOnLoop(const JobId& id) {
+  LATHE_ASSIGN_OR_RETURN(Job job, store_.GetJob(id));
+  if (IsFinal(job.state)) return job;
+  Effects effects;
+  LATHE_RETURN_IF_ERROR(core_.CancelJob(id, clock_.Now(), effects));
+  Apply(std::move(effects));
+  return store_.GetJob(id);
+}
+
+bool Coordinator::MayWrite(const std::string& owner, int64_t attempt) {
+  return loop_.Call([&] { return core_.MayWrite(owner, attempt); }, false);
+}
+
+bool Coordinator::KnowsJob(const JobId& id) { return store_.GetJob(id).ok(); }
+
+absl::StatusOr<Dataset> Coordinator::AddDataset(Dataset dataset) {
+  return loop_.Call(
+      [&]() -> absl::StatusOr<Dataset> {
+        LATHE_RETURN_IF_ERROR(CheckBlobs({{dataset.name, dataset.blob}}));
+        dataset.create_time = clock_.Now();
+        const absl::Status status = store_.PutDataset(dataset);
+        if (!absl::IsAlreadyExists(status)) {
+          probe_.OnBlobBytes(blobs_.total_bytes());
+          if (!status.ok()) return status;
+          return dataset;
+        }
+        LATHE_ASSIGN_OR_RETURN(Dataset existing, store_.GetDataset(dataset.name));
+        if (existing.blob == dataset.blob) return existing;
+        DropBlobsOnLoop({{dataset.name, dataset.blob}});
+        return absl::AlreadyExistsError(absl::StrCat(
+            "data set '", dataset.name,
+            "': holds other bytes; choose another name, or: lathe datasets delete ", dataset.name));
+      },
+      absl::StatusOr<Dataset>(Ending()));
+}
+
+absl::Status Coordinator::DeleteDataset(const std::string& name) {
+  return loop_.Call([&] { return DeleteDatasetOnLoop(name); }, Ending());
+}
+
+absl::Status Coordinator::DeleteDatasetOnLoop(const std::string& name) {
+  LATHE_ASSIGN_OR_RETURN(const Dataset dataset, store_.GetDataset(name));
+  for (const Job* job : core_.UnfinishedJobs()) {
+    if (job->spec.dataset != name) continue;
+    return absl::FailedPreconditionError(absl::StrCat("data set '", name, "': ", job->id.value(),
+                                                      " uses it; wait, or cancel that job"));
+  }
+  FileTree gone = {{name, dataset.blob}};
+  for (const auto& [key, tree] : shards_) gone.insert(gone.end(), tree.begin(), tree.end());
+  LATHE_RETURN_IF_ERROR(store_.DeleteDataset(name));
+  LATHE_ASSIGN_OR_RETURN(shards_, store_.AllShards());
+  core_.SetShards(shards_);
+  DropBlobsOnLoop(gone);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::CheckModelName(const std::string& name) {
+  return loop_.Call([&] { return CheckModelNameOnLoop(name); }, Ending());
+}
+
+absl::Status Coordinator::CheckModelNameOnLoop(const std::string& name) {
+  LATHE_RETURN_IF_ERROR(ValidateName("name of model", name));
+  Job job;
+  job.spec.name = name;
+  if (const absl::Status status = core_.CanAdd(job); absl::IsAlreadyExists(status)) return status;
+  if (store_.GetModel(name).ok())
+    return absl::AlreadyExistsError(absl::StrCat("model '", name, "': there is one already"));
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::CheckBlobs(const FileTree& tree) const {
+  for (const FileRef& file : tree) {
+    const BlobStore::Info info = blobs_.Stat(file.blob.sha256);
+    if (info.complete && info.size == file.blob.size) continue;
+    return absl::AbortedError(
+        absl::StrCat("file '", file.path, "': its bytes are not in the store; send them again"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Model> Coordinator::AddModel(Model model) {
+  return loop_.Call(
+      [&]() -> absl::StatusOr<Model> {
+        if (const auto existing = store_.GetModel(model.name); existing.ok()) {
+          if (existing->kind == model.kind && existing->files == model.files) return *existing;
+        }
+        LATHE_RETURN_IF_ERROR(CheckModelNameOnLoop(model.name));
+        LATHE_RETURN_IF_ERROR(CheckBlobs(model.files));
+        model.create_time = clock_.Now();
+        LATHE_RETURN_IF_ERROR(store_.PutModel(model));
+        probe_.OnBlobBytes(blobs_.total_bytes());
+        return model;
+      },
+      absl::StatusOr<Model>(Ending()));
+}
+
+absl::Status Coordinator::DeleteModel(const std::string& name) {
+  return loop_.Call([&] { return DeleteModelOnLoop(name); }, Ending());
+}
+
+absl::Status Coordinator::DeleteModelOnLoop(const std::string& name) {
+  LATHE_ASSIGN_OR_RETURN(const Model model, store_.GetModel(name));
+  for (const Job* job : core_.UnfinishedJobs()) {
+    if (job->spec.model != name) continue;
+    return absl::FailedPreconditionError(absl::StrCat("model '", name, "': ", job->id.value(),
+                                                      " uses it; wait, or cancel that job"));
+  }
+  LATHE_ASSIGN_OR_RETURN(const std::vector<Model> models, store_.ListModels());
+  for (const Model& other : models) {
+    if (other.base_model != name) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("model '", name, "': tuned model '", other.name, "' needs it"));
+  }
+  LATHE_RETURN_IF_ERROR(store_.DeleteModel(name));
+  DropBlobsOnLoop(model.files);
+  return absl::OkStatus();
+}
+
+void Coordinator::DropBlobs(const FileTree& tree) {
+  loop_.Call(
+      [&] {
+        DropBlobsOnLoop(tree);
+        return true;
+      },
+      false);
+}
+
+// On the loop like all that gives blobs a name, so that none is dropped while it gets one.
+void Coordinator::DropBlobsOnLoop(const FileTree& tree) {
+  const auto needed = store_.ReferencedBlobs();
+  if (!needed.ok()) return LogError(needed.status().ToString());
+  for (const FileRef& file : tree) {
+    if (needed->contains(file.blob.sha256)) continue;
+    if (const absl::Status status = blobs_.Remove(file.blob.sha256); !status.ok())
+      LogWarning(status.ToString());
+  }
+  probe_.OnBlobBytes(blobs_.total_bytes());
+}
+
+}  // namespace lathe
