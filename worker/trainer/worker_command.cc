@@ -14,6 +14,7 @@
 #include "lathe/internal/v1/child.pb.h"
 #include "worker/engine/dist/communicator_gloo.h"
 #include "worker/trainer/parent_inbox.h"
+#include "worker/trainer/serve_task.h"
 #include "worker/trainer/torch_guard.h"
 #include "worker/trainer/train_task.h"
 #include "worker/trainer/wire_reporter.h"
@@ -77,7 +78,8 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
 
 absl::StatusOr<pb::Done> RunTask(const pb::ParentMessage& first, ChildChannel& channel) {
   if (first.task().has_train()) return Train(first.task(), channel);
-  return absl::InvalidArgumentError("lathe-trainer got a task that is not train");
+  if (first.task().has_serve()) return RunServeTask(first.task(), channel);
+  return absl::InvalidArgumentError("lathe-trainer got a task that is neither train nor serve");
 }
 
 absl::Status Report(const absl::StatusOr<pb::Done>& result, ChildChannel& channel) {
@@ -88,9 +90,9 @@ absl::Status Report(const absl::StatusOr<pb::Done>& result, ChildChannel& channe
     last.mutable_failed()->set_code(static_cast<int>(result.status().code()));
     last.mutable_failed()->set_message(std::string(result.status().message()));
   }
-  const absl::Status sent = channel.Send(last);
-  if (absl::IsCancelled(result.status())) return absl::OkStatus();
-  return result.ok() ? sent : result.status();
+  // An agent that is gone needs no answer.
+  (void)channel.Send(last);
+  return absl::IsCancelled(result.status()) ? absl::OkStatus() : result.status();
 }
 
 }  // namespace
@@ -99,7 +101,10 @@ absl::Status RunWorkerCommand() {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   ChildChannel channel((UniqueFd(kChildChannelFd)));
   pb::ParentMessage first;
-  LATHE_RETURN_IF_ERROR(channel.Receive(first));
+  if (const absl::Status status = channel.Receive(first); !status.ok()) {
+    return absl::UnavailableError(
+        absl::StrCat("worker: no task on descriptor ", kChildChannelFd, ": ", status.message()));
+  }
   absl::StatusOr<pb::Done> result = absl::InternalError("the task did not run");
   const absl::Status status = CatchTorch([&] {
     result = RunTask(first, channel);

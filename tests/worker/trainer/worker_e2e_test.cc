@@ -214,5 +214,96 @@ TEST_F(WorkerTest, BrokenModelIsTheUsersFault) {
   EXPECT_FALSE(all.back().failed().message().empty());
 }
 
+class ServeTest : public WorkerTest {
+ protected:
+  void SetUp() override {
+    WorkerTest::SetUp();
+    child_.emplace();
+    pb::ParentMessage message;
+    message.mutable_task()->set_threads(1);
+    message.mutable_task()->mutable_serve()->set_model_dir(
+        fs::absolute("tests/data/tiny-llama").string());
+    ASSERT_TRUE(child_->channel->Send(message).ok());
+  }
+
+  static pb::ParentMessage Question(const std::string& id, const std::string& adapter_dir = "") {
+    pb::ParentMessage message;
+    pb::Generate& question = *message.mutable_generate();
+    question.set_request_id(id);
+    question.set_adapter_dir(adapter_dir);
+    question.mutable_request()->set_max_tokens(12);
+    v1::ChatMessage& turn = *question.mutable_request()->add_messages();
+    turn.set_role("user");
+    turn.set_content("What do you sell?");
+    return message;
+  }
+
+  struct Answer {
+    std::string text;
+    pb::GeneratedText last;
+  };
+
+  // Up to the message that ends the answer.
+  Answer ReadAnswer(const std::string& id) {
+    Answer answer;
+    pb::ChildMessage message;
+    while (child_->channel->Receive(message).ok()) {
+      if (!message.has_text()) continue;
+      EXPECT_EQ(message.text().request_id(), id);
+      answer.text += message.text().response().text();
+      answer.last = message.text();
+      if (answer.last.error_code() != 0 || !answer.last.response().finish_reason().empty()) break;
+    }
+    return answer;
+  }
+
+  Answer Ask(const pb::ParentMessage& question) {
+    EXPECT_TRUE(child_->channel->Send(question).ok());
+    return ReadAnswer(question.generate().request_id());
+  }
+
+  std::optional<Child> child_;
+};
+
+TEST_F(ServeTest, AnswersQuestionsWithTheAdapterThatIsAskedFor) {
+  const std::string adapter = fs::absolute("tests/data/tiny-adapter").string();
+  const Answer base = Ask(Question("1"));
+  EXPECT_EQ(base.last.error(), "");
+  EXPECT_EQ(base.last.response().completion_tokens(), 12);
+  EXPECT_EQ(base.last.response().finish_reason(), "length");
+  EXPECT_GT(base.last.response().prompt_tokens(), 5);
+  EXPECT_FALSE(base.text.empty());
+  EXPECT_NE(Ask(Question("2", adapter)).text, base.text);
+  EXPECT_EQ(Ask(Question("3")).text, base.text);
+  child_->channel.reset();
+  EXPECT_EQ(child_->process->Wait(), 0) << child_->process->output();
+}
+
+TEST_F(ServeTest, BadQuestionIsAnsweredWithItsErrorAndTheNextOneIsTaken) {
+  pb::ParentMessage hot = Question("hot");
+  hot.mutable_generate()->mutable_request()->set_temperature(9);
+  EXPECT_EQ(Ask(hot).last.error(), "temperature is 9; must be in [0, 5]");
+  pb::ParentMessage nobody = Question("nobody");
+  nobody.mutable_generate()->mutable_request()->mutable_messages(0)->set_role("boss");
+  EXPECT_EQ(Ask(nobody).last.error_code(), 3);
+  EXPECT_NE(Ask(Question("gone", path("no-adapter").string())).last.error_code(), 0);
+  pb::ParentMessage endless = Question("endless");
+  endless.mutable_generate()->mutable_request()->mutable_messages(0)->set_content(
+      std::string(5000, 'x'));
+  EXPECT_EQ(Ask(endless).last.error_code(), 3);
+  EXPECT_EQ(Ask(Question("good")).last.error(), "");
+}
+
+TEST_F(ServeTest, AnswerThatIsNoLongerWantedEnds) {
+  pb::ParentMessage longest = Question("long");
+  longest.mutable_generate()->mutable_request()->set_max_tokens(400);
+  pb::ParentMessage cancel;
+  cancel.mutable_cancel_generate()->set_request_id("long");
+  ASSERT_TRUE(child_->channel->Send(longest).ok());
+  ASSERT_TRUE(child_->channel->Send(cancel).ok());
+  EXPECT_EQ(ReadAnswer("long").last.error_code(), 1);
+  EXPECT_EQ(Ask(Question("next")).last.error(), "");
+}
+
 }  // namespace
 }  // namespace lathe

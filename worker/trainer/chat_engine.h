@@ -1,0 +1,53 @@
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "worker/engine/generate/generate.h"
+#include "worker/engine/model/causal_lm.h"
+#include "worker/text/conversation.h"
+#include "worker/text/text_model.h"
+
+namespace lathe {
+
+struct ChatQuestion {
+  Conversation messages;              // The last one is the user's.
+  std::filesystem::path adapter_dir;  // PEFT folder; empty: the base alone.
+  GenerateOptions options;            // The model's own stop ids are added.
+};
+
+struct ChatAnswer {
+  FinishReason finish = FinishReason::kLength;
+  int64_t prompt_tokens = 0;
+  int64_t completion_tokens = 0;
+};
+
+// One base model with its tokenizer and template, and the adapters that were asked for last, each
+// known by its folder. Thread-compatible; throws what libtorch throws.
+class ChatEngine {
+ public:
+  static absl::StatusOr<std::unique_ptr<ChatEngine>> Load(const std::filesystem::path& model_dir);
+
+  // Text comes out as it is made. InvalidArgument: the template refuses the conversation, or it
+  // leaves no room for an answer.
+  absl::StatusOr<ChatAnswer> Answer(const ChatQuestion& question, const TextCallback& on_text);
+
+ private:
+  static constexpr size_t kMaxAdapters = 8;
+
+  ChatEngine(std::unique_ptr<TextModel> text, std::unique_ptr<CausalLm> model)
+      : text_(std::move(text)), model_(std::move(model)) {}
+
+  // Loads the adapter if it is not there; returns its name, empty for the base.
+  absl::StatusOr<std::string> UseAdapter(const std::filesystem::path& dir);
+
+  std::unique_ptr<TextModel> text_;
+  std::unique_ptr<CausalLm> model_;
+  std::deque<std::string> adapters_;  // Names of the loaded ones, last used last.
+};
+
+}  // namespace lathe

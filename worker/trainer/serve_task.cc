@@ -1,0 +1,141 @@
+#include "worker/trainer/serve_task.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "worker/trainer/parent_inbox.h"
+#include "worker/trainer/torch_guard.h"
+#include "worker/trainer/wire_reporter.h"
+
+namespace lathe {
+namespace {
+
+namespace pb = internal::v1;
+
+constexpr int64_t kDefaultMaxTokens = 256;
+constexpr int64_t kMaxTokens = 4096;
+constexpr double kMaxTemperature = 5;
+
+absl::StatusOr<Role> RoleFrom(const std::string& name) {
+  if (name == "system") return Role::kSystem;
+  if (name == "user") return Role::kUser;
+  if (name == "assistant") return Role::kAssistant;
+  return absl::InvalidArgumentError(
+      absl::StrCat("role is '", name.substr(0, 80), "'; must be system, user or assistant"));
+}
+
+absl::StatusOr<Conversation> MessagesFrom(const v1::ChatRequest& request) {
+  Conversation messages;
+  for (const v1::ChatMessage& message : request.messages()) {
+    LATHE_ASSIGN_OR_RETURN(const Role role, RoleFrom(message.role()));
+    messages.push_back({.role = role, .content = message.content()});
+  }
+  if (messages.empty() || messages.back().role != Role::kUser) {
+    return absl::InvalidArgumentError("the last message is not the user's");
+  }
+  return messages;
+}
+
+// How one answer goes out.
+class AnswerSender {
+ public:
+  AnswerSender(ChildChannel& channel, std::string request_id)
+      : channel_(channel), request_id_(std::move(request_id)) {}
+
+  void Text(const std::string& text) const {
+    pb::ChildMessage message = Empty();
+    message.mutable_text()->mutable_response()->set_text(text);
+    (void)channel_.Send(message);
+  }
+
+  void End(const ChatAnswer& answer) const {
+    if (answer.finish == FinishReason::kCancelled) return Error(absl::CancelledError("cancelled"));
+    pb::ChildMessage message = Empty();
+    v1::ChatResponse& last = *message.mutable_text()->mutable_response();
+    last.set_finish_reason(answer.finish == FinishReason::kStop ? "stop" : "length");
+    last.set_prompt_tokens(answer.prompt_tokens);
+    last.set_completion_tokens(answer.completion_tokens);
+    (void)channel_.Send(message);
+  }
+
+  void Error(const absl::Status& status) const {
+    pb::ChildMessage message = Empty();
+    message.mutable_text()->set_error_code(static_cast<int>(status.code()));
+    message.mutable_text()->set_error(std::string(status.message()));
+    (void)channel_.Send(message);
+  }
+
+ private:
+  pb::ChildMessage Empty() const {
+    pb::ChildMessage message;
+    message.mutable_text()->set_request_id(request_id_);
+    return message;
+  }
+
+  ChildChannel& channel_;
+  const std::string request_id_;
+};
+
+absl::Status Answer(const pb::Generate& message, ChatEngine& engine, const ParentInbox& inbox,
+                    WireReporter& reporter, const AnswerSender& sender) {
+  if (inbox.IsCancelled(message.request_id())) return absl::CancelledError("cancelled");
+  LATHE_ASSIGN_OR_RETURN(const ChatQuestion question, QuestionFrom(message));
+  LATHE_ASSIGN_OR_RETURN(const ChatAnswer answer,
+                         engine.Answer(question, [&](const std::string& text) {
+                           reporter.OnPhase("serve");
+                           sender.Text(text);
+                           return !inbox.IsCancelled(message.request_id());
+                         }));
+  sender.End(answer);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ChatQuestion> QuestionFrom(const pb::Generate& message) {
+  const v1::ChatRequest& request = message.request();
+  ChatQuestion question{.messages = {}, .adapter_dir = message.adapter_dir(), .options = {}};
+  LATHE_ASSIGN_OR_RETURN(question.messages, MessagesFrom(request));
+  const int64_t max_tokens = request.max_tokens() == 0 ? kDefaultMaxTokens : request.max_tokens();
+  if (max_tokens < 1 || max_tokens > kMaxTokens) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("max_tokens is ", max_tokens, "; must be in [1, ", kMaxTokens, "]"));
+  }
+  if (!(request.temperature() >= 0 && request.temperature() <= kMaxTemperature)) {
+    return absl::InvalidArgumentError(absl::StrCat("temperature is ", request.temperature(),
+                                                   "; must be in [0, ", kMaxTemperature, "]"));
+  }
+  question.options.max_tokens = static_cast<int>(max_tokens);
+  question.options.sample.temperature = request.temperature();
+  question.options.sample.top_p = request.top_p() == 0 ? 1 : request.top_p();
+  question.options.sample.seed = static_cast<uint64_t>(request.seed());
+  question.options.stop_strings = {request.stop().begin(), request.stop().end()};
+  LATHE_RETURN_IF_ERROR(question.options.Validate());
+  return question;
+}
+
+absl::StatusOr<pb::Done> RunServeTask(const pb::Task& task, ChildChannel& channel) {
+  at::set_num_threads(static_cast<int>(std::max<int64_t>(1, task.threads())));
+  ParentInbox inbox(channel, ParentInbox::OnClose::kDrain);
+  WireReporter reporter(channel, {.attempt = task.attempt()});
+  reporter.OnPhase("load");
+  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<ChatEngine> engine,
+                         ChatEngine::Load(task.serve().model_dir()));
+  reporter.OnPhase("serve");
+  while (const std::optional<pb::Generate> message = inbox.NextQuestion()) {
+    const AnswerSender sender(channel, message->request_id());
+    const absl::Status status =
+        CatchTorch([&] { return Answer(*message, *engine, inbox, reporter, sender); });
+    if (!status.ok()) sender.Error(status);
+  }
+  if (inbox.cancel_token().stop_requested()) return absl::CancelledError("cancelled");
+  return pb::Done();
+}
+
+}  // namespace lathe

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "common/wire/child_channel.h"
+#include "lathe/internal/v1/child.pb.h"
+#include "worker/trainer/chat_engine.h"
+
+namespace lathe {
+
+// Loads the base and answers `generate` messages one after the other until the channel ends (OK) or
+// a Cancel message comes (Cancelled). A question that fails is answered with its error and the next
+// one is taken.
+absl::StatusOr<internal::v1::Done> RunServeTask(const internal::v1::Task& task,
+                                                ChildChannel& channel);
+
+// InvalidArgument: a role or a limit of lathe.v1.ChatRequest.
+absl::StatusOr<ChatQuestion> QuestionFrom(const internal::v1::Generate& message);
+
+}  // namespace lathe
