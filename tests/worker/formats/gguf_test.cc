@@ -26,7 +26,9 @@ class GgufTest : public testing::Test {
 
   absl::StatusOr<GgufFile> Open(const std::string& bytes) {
     const std::filesystem::path path = temp_.path() / "x.gguf";
-    std::ofstream(path, std::ios::binary) << bytes;  // Without fsync: thousands of files.
+    // A new file each time, without fsync: there are thousands of them.
+    std::filesystem::remove(path);
+    std::ofstream(path, std::ios::binary) << bytes;
     return GgufFile::Open(path);
   }
   void ExpectRefused(const std::string& bytes, const std::string& words,

@@ -158,6 +158,20 @@ TEST_F(ImportTest, AFolderWithOneGgufIsThatGguf) {
   ExpectRefused(folder, "2 GGUF files (a.gguf, b.gguf)", kInvalid);
 }
 
+TEST_F(ImportTest, AFolderKeepsEveryBitOfItsFloatsAndItsTokenizerFile) {
+  const auto model = ImportModel(kTinyFolder, Output(), nullptr);
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(model->parameters, kTinyParameters);
+  EXPECT_EQ(Read(Output() / "tokenizer.json"), Read(kTinyFolder / "tokenizer.json"));
+  const auto source = SafetensorsFile::Open(kTinyFolder / "model.safetensors");
+  const auto made = SafetensorsFile::Open(Output() / "model.safetensors");
+  EXPECT_EQ(made->tensors().size(), source->tensors().size());
+  for (const TensorView& tensor : source->tensors()) {
+    ASSERT_NE(made->Find(tensor.name), nullptr) << tensor.name;
+    EXPECT_EQ(made->Find(tensor.name)->bytes, tensor.bytes) << tensor.name;
+  }
+}
+
 TEST_F(ImportTest, SixteenBitWeightsBecomeTheSameThirtyTwoBitFloats) {
   const fs::path folder = Folder();
   const auto source = SafetensorsFile::Open(kTinyFolder / "model.safetensors");

@@ -41,7 +41,9 @@ class SafetensorsTest : public testing::Test {
 
   fs::path Path() const { return temp_.path() / "x.safetensors"; }
   absl::Status Read(const std::string& bytes) {
-    std::ofstream(Path(), std::ios::binary) << bytes;  // Without fsync: thousands of files.
+    // A new file each time, without fsync: there are thousands of them.
+    fs::remove(Path());
+    std::ofstream(Path(), std::ios::binary) << bytes;
     return SafetensorsFile::Open(Path()).status();
   }
   // Refused in one line that has `words`.
