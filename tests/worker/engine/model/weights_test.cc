@@ -83,19 +83,24 @@ TEST_F(WeightsTest, AFolderWithoutWeightsIsNotFound) {
   EXPECT_EQ(CausalLm::Load(folder_.path(), {}).status().code(), absl::StatusCode::kNotFound);
 }
 
-// The first q_proj, k_proj and v_proj lie side by side in a canonical file.
-TEST(LoadWeightsTest, LayersOfAGroupAreOneViewOfTheMapping) {
-  const auto config = LoadModelConfig(DataFolder() / "tiny-llama");
-  const auto weights = LoadWeights(DataFolder() / "tiny-llama", *config, {});
+// A file in canonical order has q_proj, k_proj and v_proj side by side.
+TEST_F(WeightsTest, LayersOfAGroupAreOneViewOfTheMapping) {
+  const auto config = LoadModelConfig(folder_.path());
+  std::vector<TensorView> canonical;
+  for (const ParameterSpec& spec : ParameterSpecs(*config)) canonical.push_back(View(spec.name));
+  views_ = canonical;
+  ASSERT_TRUE(Load().ok());
+  const auto weights = LoadWeights(folder_.path(), *config, {});
   ASSERT_TRUE(weights.ok()) << weights.status();
-  const char* mapped = weights->file.Find("model.layers.0.self_attn.q_proj.weight")->bytes.data();
-  const LinearGroup& qkv = weights->layers[0].groups[static_cast<size_t>(Projection::kQkv)];
-  EXPECT_THAT(qkv.out_features, testing::ElementsAre(32, 16, 16));
-  EXPECT_EQ(qkv.weight.size(0), 64);
-  if (weights->file.Find("model.layers.0.self_attn.k_proj.weight")->bytes.data() ==
-      mapped + qkv.out_features[0] * 32 * 4) {
-    EXPECT_EQ(qkv.weight.data_ptr(), mapped);
+  for (const auto& [projection, first] : {std::pair(Projection::kQkv, "self_attn.q_proj"),
+                                          std::pair(Projection::kGateUp, "mlp.gate_proj")}) {
+    const LinearGroup& group = weights->layers[1].groups[static_cast<size_t>(projection)];
+    const TensorView* mapped =
+        weights->file.Find(std::string("model.layers.1.") + first + ".weight");
+    EXPECT_EQ(group.weight.const_data_ptr(), mapped->bytes.data()) << first;
   }
+  EXPECT_THAT(weights->layers[0].groups[0].out_features, testing::ElementsAre(32, 16, 16));
+  EXPECT_EQ(weights->embedding.data_ptr(), weights->head.data_ptr());  // Tied.
 }
 
 }  // namespace
