@@ -5,8 +5,8 @@
 
 namespace lathe::agent {
 
-MetricsProbe::MetricsProbe(MetricRegistry& registry, const std::string& build)
-    : build_(registry.Gauge("lathe_build_info", "1, with the program and its build as labels")),
+MetricsProbe::MetricsProbe(MetricRegistry& registry, const std::string& version)
+    : build_(registry.Gauge("lathe_build_info", "1, with the program and its version")),
       slots_(registry.Gauge("lathe_worker_slots", "Slots that this worker offers")),
       slots_busy_(registry.Gauge("lathe_worker_slots_busy", "Slots that assignments hold")),
       assignments_started_(
@@ -35,7 +35,7 @@ MetricsProbe::MetricsProbe(MetricRegistry& registry, const std::string& build)
                                        DurationBounds())),
       last_step_(registry.Gauge("lathe_worker_last_step_timestamp_seconds",
                                 "When rank 0 here last reported a step, as Unix time")) {
-  build_.Set({{"program", "lathe-worker"}, {"build", build}}, 1);
+  build_.Set({{"program", "lathe-worker"}, {"version", version}}, 1);
   connected_.Set({}, 0);
   child_processes_.Set({}, 0);
   cache_bytes_.Set({}, 0);

@@ -11,7 +11,7 @@ namespace lathe::agent {
 class MetricsProbe final : public AgentProbe {
  public:
   // `registry` outlives the probe.
-  MetricsProbe(MetricRegistry& registry, const std::string& build);
+  MetricsProbe(MetricRegistry& registry, const std::string& version);
 
   void SetSlots(int total, int busy) override;
   void OnAssignmentStarted(absl::string_view kind) override;
