@@ -182,7 +182,7 @@ INSTANTIATE_TEST_SUITE_P(
         ExitCase{"fail 13 broken\nexit 70", "bug", "broken"},
         ExitCase{"fail 3 wrong row\nexit 0", "user", "wrong row"},
         ExitCase{"raise 9", "machine", "killed by signal 9"},
-        ExitCase{"print Segmentation of x\nraise 11", "machine", "last line:  Segmentation of x"},
+        ExitCase{"print what went wrong\nraise 6", "machine", "last line:  what went wrong"},
         ExitCase{"exit 0", "bug", "exited with 0 without a result"},
         ExitCase{"exit 3", "bug", "exited with 3"},
         ExitCase{"write adapter 5\ndone\nexit 70", "bug", "after it had reported success"},
