@@ -30,6 +30,11 @@ class SignalWatch {
   }
   ~SignalWatch() { sigprocmask(SIG_SETMASK, &old_mask_, nullptr); }
   int fd() const { return fd_.get(); }
+  // A signal that stays pending would end the process as soon as the old mask is back.
+  void Take() const {
+    signalfd_siginfo info;
+    while (read(fd_.get(), &info, sizeof info) < 0 && errno == EINTR) continue;
+  }
 
  private:
   sigset_t old_mask_;
@@ -86,6 +91,7 @@ absl::StatusOr<std::vector<int>> ChildProcesses::WaitAll(absl::Duration grace) {
     if (ready == 0) KillAll();
     if (ready <= 0) continue;
     if (polled[0].revents != 0) {
+      signals.Take();
       KillAll();
       return absl::CancelledError("stopped by a signal");
     }

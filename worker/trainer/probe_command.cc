@@ -26,6 +26,7 @@ namespace {
 constexpr char kAdapter[] = "probed";
 constexpr int64_t kMaxNewTokens = 4096;
 constexpr size_t kMaxPromptsBytes = size_t{16} << 20;
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 struct Prompts {
   std::vector<std::vector<int32_t>> prompts;
@@ -64,10 +65,33 @@ PackedBatch OneDocument(const std::vector<int32_t>& ids) {
   return batch;
 }
 
+// eos_token_id of generation_config.json, a number or a list, as transformers' generate() takes it.
+absl::StatusOr<std::vector<int64_t>> EndIds(const std::filesystem::path& model_dir) {
+  LATHE_ASSIGN_OR_RETURN(const std::string text,
+                         ReadFile(model_dir / "generation_config.json", kMaxConfigBytes));
+  const nlohmann::json json = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  const nlohmann::json end = json.is_object() ? json.value("eos_token_id", nlohmann::json()) : json;
+  std::vector<int64_t> ids;
+  for (const nlohmann::json& id : end.is_array() ? end : nlohmann::json::array({end})) {
+    if (id.is_null()) continue;
+    if (!id.is_number_integer()) {
+      return absl::InvalidArgumentError(
+          "generation_config.json: eos_token_id is no token id; must be a number or a list");
+    }
+    ids.push_back(id.get<int64_t>());
+  }
+  return ids;
+}
+
+struct GreedyOptions {
+  int64_t max_new_tokens = 0;
+  std::vector<int64_t> end_ids;
+};
+
 // The most likely token again and again.
 std::vector<int32_t> Greedy(CausalLm& model, const std::vector<int32_t>& prompt,
-                            int64_t max_new_tokens, const std::string& adapter) {
-  const std::vector<int64_t>& ends = model.config().eos_token_ids;
+                            const GreedyOptions& options, const std::string& adapter) {
+  const std::vector<int64_t>& ends = options.end_ids;
   const std::unique_ptr<KvCache> cache = model.NewCache();
   std::vector<int32_t> ids;
   at::Tensor logits_V = model.Extend(*cache, prompt, adapter);
@@ -75,7 +99,7 @@ std::vector<int32_t> Greedy(CausalLm& model, const std::vector<int32_t>& prompt,
     const auto id = static_cast<int32_t>(logits_V.argmax().item<int64_t>());
     ids.push_back(id);
     const bool ended = std::find(ends.begin(), ends.end(), id) != ends.end();
-    if (ended || static_cast<int64_t>(ids.size()) == max_new_tokens) return ids;
+    if (ended || static_cast<int64_t>(ids.size()) == options.max_new_tokens) return ids;
     logits_V = model.Extend(*cache, {id}, adapter);
   }
 }
@@ -101,12 +125,12 @@ absl::Status WriteLogits(CausalLm& model, const Prompts& prompts,
   return WriteSafetensors(path, views);
 }
 
-absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts,
+absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOptions& options,
                          const std::filesystem::path& path) {
   nlohmann::json json = {{"adapter", nlohmann::json::array()}, {"base", nlohmann::json::array()}};
   for (const std::vector<int32_t>& prompt : prompts.prompts) {
-    json["adapter"].push_back(Greedy(model, prompt, prompts.max_new_tokens, kAdapter));
-    json["base"].push_back(Greedy(model, prompt, prompts.max_new_tokens, ""));
+    json["adapter"].push_back(Greedy(model, prompt, options, kAdapter));
+    json["base"].push_back(Greedy(model, prompt, options, ""));
   }
   return WriteFileAtomically(path, json.dump() + "\n");
 }
@@ -115,12 +139,15 @@ absl::Status Probe(const ProbeCommand& command) {
   at::set_num_threads(std::max(1, command.threads));
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
   LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
+  LATHE_ASSIGN_OR_RETURN(std::vector<int64_t> end_ids, EndIds(command.model_dir));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
                          CausalLm::Load(command.model_dir, {}));
   LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));
   LATHE_RETURN_IF_ERROR(WriteLogits(*model, prompts, command.output_dir / "logits.safetensors"));
-  return WriteGreedy(*model, prompts, command.output_dir / "greedy.json");
+  const GreedyOptions greedy{.max_new_tokens = prompts.max_new_tokens,
+                             .end_ids = std::move(end_ids)};
+  return WriteGreedy(*model, prompts, greedy, command.output_dir / "greedy.json");
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace lathe {
 namespace {
 
 constexpr int kExitUsage = 2;
+constexpr int kExitInterrupted = 130;  // As a shell says it of SIGINT.
 
 // What a subcommand does; empty until one is chosen.
 using Action = std::function<absl::Status()>;
@@ -94,7 +95,7 @@ int Main(int argc, char** argv) {
   const absl::Status status = action();
   if (status.ok()) return kExitOk;
   std::fprintf(stderr, "lathe-trainer: %s\n", std::string(status.message()).c_str());
-  return ExitCodeFor(status);
+  return absl::IsCancelled(status) ? kExitInterrupted : ExitCodeFor(status);
 }
 
 }  // namespace

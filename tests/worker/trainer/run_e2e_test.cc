@@ -136,6 +136,49 @@ TEST_F(RunTest, RanksDieWithTheRun) {
   EXPECT_FALSE(fs::exists(path("out")));
 }
 
+TEST_F(RunTest, SignalEndsTheRanksAndLeavesNothing) {
+  WriteJob("epochs: 100\n");
+  ASSERT_TRUE(MakeFolder(path("tmp")).ok());
+  std::vector<std::string> command = Command("out", 2);
+  command.insert(command.begin(), {"/usr/bin/env", "TMPDIR=" + path("tmp").string()});
+  Subprocess run(command);
+  ASSERT_TRUE(run.ReadUntil("step 1/")) << run.output();
+  EXPECT_FALSE(fs::is_empty(path("tmp")));
+  ASSERT_EQ(kill(run.pid(), SIGINT), 0);
+  const int status = run.Wait();
+  ASSERT_TRUE(WIFEXITED(status)) << DescribeExit(status);
+  EXPECT_TRUE(fs::is_empty(path("tmp")));
+  EXPECT_EQ(WEXITSTATUS(status), 130) << run.output();
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
+// tests/oracle/README.md, greedy.json: the texts of transformers, cut after the end token.
+TEST_F(RunTest, ProbeGivesTheGreedyTextOfTransformers) {
+  const auto golden_text = ReadFile("tests/data/goldens/greedy.json");
+  ASSERT_TRUE(golden_text.ok()) << golden_text.status();
+  const auto golden = nlohmann::json::parse(*golden_text);
+  const int64_t max_new_tokens = golden.at("max_new_tokens");
+  std::ofstream(path("prompts.json"))
+      << nlohmann::json{{"prompts", golden.at("prompts")}, {"max_new_tokens", max_new_tokens}};
+  Subprocess probe({Program("lathe-trainer"), "probe", "--model", "tests/data/tiny-llama",
+                    "--adapter", "tests/data/tiny-adapter", "--prompts",
+                    path("prompts.json").string(), "--out", path("probe").string()});
+  ASSERT_EQ(probe.Wait(), 0) << probe.output();
+  const auto text = ReadFile(path("probe") / "greedy.json");
+  ASSERT_TRUE(text.ok()) << text.status();
+  const auto ours = nlohmann::json::parse(*text);
+  constexpr int kEnd = 2;
+  for (const std::string which : {"adapter", "base"}) {
+    ASSERT_EQ(ours.at(which).size(), golden.at(which).size());
+    for (size_t i = 0; i < golden.at(which).size(); ++i) {
+      auto expected = golden.at(which).at(i).get<std::vector<int>>();
+      const auto end = std::find(expected.begin(), expected.end(), kEnd);
+      if (end != expected.end()) expected.erase(end + 1, expected.end());
+      EXPECT_EQ(ours.at(which).at(i).get<std::vector<int>>(), expected) << which << " " << i;
+    }
+  }
+}
+
 TEST_F(RunTest, RefusesWhatItCannotDoInOneLine) {
   std::ofstream(path("job.yaml")) << "model: nowhere/at/all\ndataset: x\n";
   Subprocess missing(Command("out", 1));

@@ -22,8 +22,9 @@ struct GlooOptions {
   UniqueFd listen_fd;
   // Part of every key of the rendezvous: a process of an older attempt never meets one of a newer.
   int64_t attempt = 1;
-  // Until all ranks have joined.
-  absl::Duration rendezvous_timeout = absl::Seconds(120);
+  // Until all ranks have joined: other hosts may still fetch the model. Who started the ranks ends
+  // them when one has failed.
+  absl::Duration rendezvous_timeout = absl::Minutes(15);
   // Of one collective. Long: a peer that died is noticed at once by its broken connection, this one
   // is for a peer that lives and hangs.
   absl::Duration collective_timeout = absl::Minutes(30);
