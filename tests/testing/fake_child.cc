@@ -177,6 +177,7 @@ void Do(Child& child, const std::string& line) {
     words >> text >> number;
     Write(child, text, static_cast<size_t>(number));
   } else if (verb == "link") {
+    std::filesystem::create_directories(child.output_dir);
     std::filesystem::create_symlink("/etc/hostname", child.output_dir + "/link");
   } else if (verb == "fail") {
     words >> number;

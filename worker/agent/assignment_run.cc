@@ -21,7 +21,8 @@ constexpr size_t kMaxProgressBytes = 500;
 constexpr absl::Duration kLogFlushTimeout = absl::Seconds(1);
 
 absl::Status MakeFolders(const AssignmentFolders& folders) {
-  for (const fs::path& folder : {folders.root, folders.output(), folders.work()}) {
+  // Not the output folder: the child makes it, whole or not at all.
+  for (const fs::path& folder : {folders.root, folders.work()}) {
     LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
   }
   return absl::OkStatus();

@@ -113,6 +113,7 @@ absl::Status PlaceFile(const fs::path& blob, const fs::path& target) {
 absl::StatusOr<std::vector<std::string>> ListOutputs(const fs::path& folder) {
   std::vector<std::string> paths;
   std::error_code error;
+  if (!fs::exists(folder, error)) return paths;
   fs::recursive_directory_iterator entries(folder, error);
   for (; !error && entries != fs::recursive_directory_iterator(); entries.increment(error)) {
     const fs::file_type type = entries->symlink_status(error).type();

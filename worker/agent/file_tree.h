@@ -32,7 +32,8 @@ std::string TreeDigest(const v1::FileTree& tree);
 // system is in the way). What is there already is replaced.
 absl::Status PlaceFile(const std::filesystem::path& blob, const std::filesystem::path& target);
 
-// The relative paths of the regular files below `folder`, sorted. InvalidArgument: a symbolic link
+// The relative paths of the regular files below `folder`, sorted; none if it does not exist.
+// InvalidArgument: a symbolic link
 // or device, a path that ValidateRelativePath refuses, more than kMaxTreeFiles.
 absl::StatusOr<std::vector<std::string>> ListOutputs(const std::filesystem::path& folder);
 
