@@ -33,6 +33,7 @@ class RunTest : public ::testing::Test {
     auto folder = TempFolder::Make("run-e2e");
     ASSERT_TRUE(folder.ok()) << folder.status();
     folder_.emplace(*std::move(folder));
+    ASSERT_TRUE(MakeFolder(path("tmp")).ok());
     WriteRows(40);
   }
 
@@ -57,7 +58,10 @@ class RunTest : public ::testing::Test {
   }
 
   std::vector<std::string> Command(const std::string& out, int ranks) const {
-    return {Program("lathe-trainer"),
+    // What a killed run leaves behind goes with the test's folder.
+    return {"/usr/bin/env",
+            absl::StrCat("TMPDIR=", path("tmp").string()),
+            Program("lathe-trainer"),
             "run",
             path("job.yaml").string(),
             "--ranks",
@@ -138,10 +142,7 @@ TEST_F(RunTest, RanksDieWithTheRun) {
 
 TEST_F(RunTest, SignalEndsTheRanksAndLeavesNothing) {
   WriteJob("epochs: 100\n");
-  ASSERT_TRUE(MakeFolder(path("tmp")).ok());
-  std::vector<std::string> command = Command("out", 2);
-  command.insert(command.begin(), {"/usr/bin/env", "TMPDIR=" + path("tmp").string()});
-  Subprocess run(command);
+  Subprocess run(Command("out", 2));
   ASSERT_TRUE(run.ReadUntil("step 1/")) << run.output();
   EXPECT_FALSE(fs::is_empty(path("tmp")));
   ASSERT_EQ(kill(run.pid(), SIGINT), 0);
