@@ -133,6 +133,15 @@ absl::Status MakeFolder(const fs::path& path, unsigned mode) {
   return ErrnoToStatus(errno, absl::StrCat(path.string(), ": mkdir"));
 }
 
+absl::Status RequireNewOrEmptyFolder(const fs::path& path) {
+  std::error_code error;
+  const fs::file_status status = fs::symlink_status(path, error);
+  if (!fs::exists(status)) return absl::OkStatus();
+  if (fs::is_directory(status) && fs::is_empty(path, error)) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(path.string(), ": is there already; must be a new or an empty folder"));
+}
+
 absl::StatusOr<TempFolder> TempFolder::Make(absl::string_view prefix, const fs::path& parent) {
   std::error_code error;
   const fs::path base = parent.empty() ? fs::temp_directory_path(error) : parent;

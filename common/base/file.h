@@ -51,6 +51,9 @@ absl::Status FsyncFolder(const std::filesystem::path& path);
 // Creates the folder and its parents; the last one gets `mode`.
 absl::Status MakeFolder(const std::filesystem::path& path, unsigned mode = 0755);
 
+// AlreadyExists unless `path` does not exist or is an empty folder (not a link to one).
+absl::Status RequireNewOrEmptyFolder(const std::filesystem::path& path);
+
 // Removes it with everything below on destruction. Made under `parent` (default: the system's
 // folder).
 class TempFolder {

@@ -93,7 +93,7 @@ class MainLineTest(unittest.TestCase):
         for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
             self.assertTrue(os.path.exists(os.path.join(to, "base", name)), name)
         _, error = self.service.run("models", "export", "first", "--to", to, code=1)
-        self.assertIn("which exists", error)
+        self.assertIn("new or an empty folder", error)
 
     def test_a_full_disk_at_export_leaves_nothing(self):
         if os.geteuid() != 0:

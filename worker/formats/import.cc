@@ -116,20 +116,13 @@ absl::Status WriteWeights(const ModelSource& source, const std::vector<Parameter
   return writer.Finish();
 }
 
-absl::Status CheckFree(const fs::path& output) {
-  std::error_code error;
-  if (!fs::exists(fs::symlink_status(output, error))) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat(output.string(), ": is there already; must be a new folder"));
-}
-
 }  // namespace
 
 absl::StatusOr<ImportedModel> ImportModel(const fs::path& source_path, const fs::path& output,
                                           const Progress& progress) {
   fs::path target = fs::absolute(output).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();  // "out/" is "out".
-  LATHE_RETURN_IF_ERROR(CheckFree(target));
+  LATHE_RETURN_IF_ERROR(RequireNewOrEmptyFolder(target));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, OpenSource(source_path));
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));
   LATHE_ASSIGN_OR_RETURN(TempFolder folder, TempFolder::Make(".import", target.parent_path()));

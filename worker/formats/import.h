@@ -15,9 +15,9 @@ struct ImportedModel {
 };
 
 // Reads `source`, a Hugging Face folder or one .gguf file (or a folder that holds exactly one), and
-// fills the new folder `output`: config.json, generation_config.json, tokenizer.json,
+// fills the new or empty folder `output`: config.json, generation_config.json, tokenizer.json,
 // tokenizer_config.json, special_tokens_map.json, chat_template.jinja, model.safetensors (F32,
-// 64-byte aligned). The same source gives the same bytes. After an error `output` does not exist.
+// 64-byte aligned). The same source gives the same bytes. After an error `output` is as it was.
 // `progress` gets one line now and then. InvalidArgument or Unimplemented name file, thing, what it
 // got and what is allowed.
 absl::StatusOr<ImportedModel> ImportModel(const std::filesystem::path& source,

@@ -133,14 +133,6 @@ absl::Status CheckName(const TensorView& tensor) {
                    "': must be named base_model.model.MODULE.lora_A.weight or lora_B"));
 }
 
-absl::Status CheckFree(const fs::path& dir) {
-  std::error_code error;
-  if (!fs::exists(fs::symlink_status(dir, error))) return absl::OkStatus();
-  if (fs::is_directory(dir, error) && fs::is_empty(dir, error)) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat(dir.string(), ": is there already; must be a new or an empty folder"));
-}
-
 }  // namespace
 
 std::string AdapterConfigJson(const AdapterConfig& config) {
@@ -170,7 +162,7 @@ absl::StatusOr<AdapterConfig> ParseAdapterConfig(absl::string_view text) {
 absl::Status WriteAdapter(const fs::path& dir, const AdapterConfig& config,
                           const std::vector<TensorView>& tensors) {
   for (const TensorView& tensor : tensors) LATHE_RETURN_IF_ERROR(CheckName(tensor));
-  LATHE_RETURN_IF_ERROR(CheckFree(dir));
+  LATHE_RETURN_IF_ERROR(RequireNewOrEmptyFolder(dir));
   fs::path target = fs::absolute(dir).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();  // "out/" is "out".
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));

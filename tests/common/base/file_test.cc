@@ -64,6 +64,15 @@ TEST(FileTest, TempFolderGoesUnlessPublished) {
   EXPECT_TRUE(fs::exists(kept / "a"));
 }
 
+TEST(FileTest, OnlyNewAndEmptyFoldersMayBeFilled) {
+  const auto temp = TempFolder::Make("file_test");
+  EXPECT_TRUE(RequireNewOrEmptyFolder(temp->path()).ok());
+  EXPECT_TRUE(RequireNewOrEmptyFolder(temp->path() / "new").ok());
+  ASSERT_TRUE(WriteFileAtomically(temp->path() / "a", "x").ok());
+  EXPECT_EQ(RequireNewOrEmptyFolder(temp->path()).code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(RequireNewOrEmptyFolder(temp->path() / "a").code(), absl::StatusCode::kAlreadyExists);
+}
+
 TEST(Sha256Test, MatchesThePublishedVector) {
   const std::string expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
   EXPECT_EQ(Sha256Hex("abc"), expected);
