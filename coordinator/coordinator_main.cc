@@ -31,7 +31,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "folder with all that the coordinator keeps (LATHE_DATA_DIR)");
   app.add_option("--address", flags.server.address, "loopback address to listen on");
   app.add_option("--port", flags.server.port, "0: a free one");
-  app.add_option("--metrics-port", flags.server.metrics_port, "of /metrics on 127.0.0.1; 0: free");
+  app.add_option("--metrics-port", flags.server.metrics_port,
+                 "of /metrics on 127.0.0.1; 0: a free one, -1: none");
   app.add_option("--lease-seconds", flags.lease_seconds,
                  "a worker that is silent for longer is lost")
       ->check(CLI::Range(0.1, 3600.0));

@@ -310,8 +310,13 @@ void Coordinator::DropBlobs(const FileTree& tree) {
 
 // On the loop like all that gives blobs a name, so that none is dropped while it gets one.
 void Coordinator::DropBlobsOnLoop(const FileTree& tree) {
-  const auto needed = store_.ReferencedBlobs();
+  auto needed = store_.ReferencedBlobs();
   if (!needed.ok()) return LogError(needed.status().ToString());
+  for (const auto& [id, errand] : errands_) {
+    for (const auto& [name, input] : errand.task.inputs) {
+      for (const FileRef& file : input) needed->insert(file.blob.sha256);
+    }
+  }
   for (const FileRef& file : tree) {
     if (needed->contains(file.blob.sha256)) continue;
     if (const absl::Status status = blobs_.Remove(file.blob.sha256); !status.ok())

@@ -69,9 +69,10 @@ absl::Status ServerOptions::Validate() const {
   }
   for (const auto& [name, value] :
        {std::pair("port", port), std::pair("metrics-port", metrics_port)}) {
-    if (value < 0 || value > 65535) {
+    const int low = name == absl::string_view("metrics-port") ? -1 : 0;
+    if (value < low || value > 65535) {
       return absl::InvalidArgumentError(
-          absl::StrCat(name, " is ", value, "; must be in [0, 65535], 0 takes a free one"));
+          absl::StrCat(name, " is ", value, "; must be in [", low, ", 65535], 0 takes a free one"));
     }
   }
   if (data_dir.empty()) return absl::InvalidArgumentError("data-dir is empty; pass --data-dir DIR");
@@ -105,6 +106,7 @@ struct Server::State {
   absl::Status Open();
   void MakeServices();
   absl::Status Serve(const Clock& clock);
+  absl::Status ServeMetrics();
   absl::Status Announce() const;
 };
 
@@ -160,9 +162,16 @@ absl::Status Server::State::Serve(const Clock& clock) {
   return absl::OkStatus();
 }
 
+absl::Status Server::State::ServeMetrics() {
+  if (options.metrics_port < 0) return absl::OkStatus();
+  LATHE_ASSIGN_OR_RETURN(exposer,
+                         Exposer::Start(registry, absl::StrCat("127.0.0.1:", options.metrics_port),
+                                        tokens.metrics.RevealSecret()));
+  metrics_endpoint = absl::StrCat("127.0.0.1:", exposer->port());
+  return WriteFileAtomically(options.data_dir / "metrics_endpoint", metrics_endpoint + "\n", 0600);
+}
+
 absl::Status Server::State::Announce() const {
-  LATHE_RETURN_IF_ERROR(
-      WriteFileAtomically(options.data_dir / "metrics_endpoint", metrics_endpoint + "\n", 0600));
   return WriteFileAtomically(options.data_dir / "endpoint", endpoint + "\n", 0600);
 }
 
@@ -177,11 +186,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
                                                      state->probe, clock, std::move(on_fatal));
   LATHE_RETURN_IF_ERROR(state->coordinator->Start());
   state->MakeServices();
-  LATHE_ASSIGN_OR_RETURN(
-      state->exposer,
-      Exposer::Start(state->registry, absl::StrCat("127.0.0.1:", state->options.metrics_port),
-                     state->tokens.metrics.RevealSecret()));
-  state->metrics_endpoint = absl::StrCat("127.0.0.1:", state->exposer->port());
+  LATHE_RETURN_IF_ERROR(state->ServeMetrics());
   LATHE_RETURN_IF_ERROR(state->Serve(clock));
   LATHE_RETURN_IF_ERROR(state->Announce());
   return std::unique_ptr<Server>(new Server(std::move(state)));

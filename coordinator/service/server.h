@@ -16,8 +16,8 @@ struct ServerOptions {
   std::filesystem::path data_dir;
   std::string address = "127.0.0.1";  // Only loopback.
   int port = 0;                       // 0: a free one.
-  int metrics_port = 0;
-  int max_threads = 256;  // Of all calls that run at once.
+  int metrics_port = 0;               // Of /metrics, on 127.0.0.1; -1: none.
+  int max_threads = 256;              // Of all calls that run at once.
   CoordinatorOptions coordinator;
 
   absl::Status Validate() const;

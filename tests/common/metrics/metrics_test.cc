@@ -1,38 +1,16 @@
 #include "common/metrics/metrics.h"
 
-#include <arpa/inet.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "common/base/file.h"
+#include "tests/testing/http_get.h"
 
 namespace lathe {
 namespace {
 
-using testing::HasSubstr;
-using testing::Not;
-
-// One HTTP request by hand; the whole answer.
-std::string Get(int port, const std::string& header) {
-  const UniqueFd fd(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_port = htons(static_cast<uint16_t>(port));
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  if (connect(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) return "";
-  const std::string request =
-      absl::StrCat("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", header, "\r\n");
-  if (write(fd.get(), request.data(), request.size()) < 0) return "";
-  std::string answer;
-  char buffer[4096];
-  for (ssize_t got; (got = read(fd.get(), buffer, sizeof(buffer))) > 0;)
-    answer.append(buffer, static_cast<size_t>(got));
-  return answer;
-}
+using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(MetricRegistryTest, ASeriesIsScrapedAndGoesWithItsJob) {
   MetricRegistry registry;
@@ -62,12 +40,10 @@ TEST(ExposerTest, ServesOnlyWhoKnowsThePassword) {
   registry.Counter("lathe_x_total", "X.").Add({});
   const auto exposer = Exposer::Start(registry, "127.0.0.1:0", "secret");
   ASSERT_TRUE(exposer.ok()) << exposer.status();
-  const auto auth = [](const std::string& pair) {
-    return absl::StrCat("Authorization: Basic ", absl::Base64Escape(pair), "\r\n");
-  };
-  EXPECT_THAT(Get((*exposer)->port(), auth("lathe:secret")), HasSubstr("lathe_x_total 1"));
-  EXPECT_THAT(Get((*exposer)->port(), auth("lathe:wrong")), HasSubstr("401"));
-  EXPECT_THAT(Get((*exposer)->port(), ""), HasSubstr("401"));
+  EXPECT_THAT(testing::GetMetrics((*exposer)->port(), "lathe:secret"),
+              HasSubstr("lathe_x_total 1"));
+  EXPECT_THAT(testing::GetMetrics((*exposer)->port(), "lathe:wrong"), HasSubstr("401"));
+  EXPECT_THAT(testing::GetMetrics((*exposer)->port(), ""), HasSubstr("401"));
 }
 
 TEST(ExposerTest, RefusesOtherAddressesAndAPortInUse) {
