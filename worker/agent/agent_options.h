@@ -41,7 +41,7 @@ struct AgentOptions {
   absl::Duration handshake_timeout = absl::Seconds(10);
   // Between two attempts to connect, doubled each time, with jitter of a half.
   absl::Duration min_backoff = absl::Milliseconds(200);
-  absl::Duration max_backoff = absl::Seconds(5);
+  absl::Duration max_backoff = absl::Seconds(2);
   // How long a stop waits until the last updates are written.
   absl::Duration flush_timeout = absl::Seconds(2);
 

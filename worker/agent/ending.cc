@@ -87,6 +87,8 @@ FailureCause CauseOf(const ChildStory& story) {
   if (!story.failed.has_value()) return story.impatience.empty() ? by_exit : FailureCause::kBug;
   if (by_exit != FailureCause::kNone && story.impatience.empty()) return by_exit;
   const auto code = static_cast<absl::StatusCode>(story.failed->code());
+  // Ranks agree on a cancel: this one ended because another's agent asked for it.
+  if (code == absl::StatusCode::kCancelled) return FailureCause::kPeerLost;
   return CauseOfExit(W_EXITCODE(ExitCodeFor(absl::Status(code, "reported")), 0));
 }
 

@@ -181,6 +181,7 @@ INSTANTIATE_TEST_SUITE_P(
         ExitCase{"fail 14 rank 0 left\nexit 75", "peer_lost", "rank 0 left"},
         ExitCase{"fail 13 broken\nexit 70", "bug", "broken"},
         ExitCase{"fail 3 wrong row\nexit 0", "user", "wrong row"},
+        ExitCase{"fail 1 cancelled after step 3\nexit 0", "peer_lost", "cancelled after step 3"},
         ExitCase{"raise 9", "machine", "killed by signal 9"},
         ExitCase{"print what went wrong\nraise 6", "machine", "last line:  what went wrong"},
         ExitCase{"exit 0", "bug", "exited with 0 without a result"},
