@@ -158,7 +158,9 @@ def write_rows(path, count=40, bad=()):
     """Short rows with a learnable rule; `bad` lines are appended as they are."""
     with open(path, "w", encoding="utf8") as f:
         for i in range(count):
-            row = {"instruction": f"Say the word {i % 7}", "output": f"word {i % 7} it is", "split": "validation" if i % 8 == 7 else "train"}
+            held_out = i % 8 == 7  # In other words: a held-out row that is also a training row is refused.
+            row = {"instruction": f"{'Now say' if held_out else 'Say'} the word {i % 7}", "output": f"word {i % 7} it is",
+                   "split": "validation" if held_out else "train"}
             f.write(json.dumps(row) + "\n")
         for line in bad:
             f.write(line + "\n")
