@@ -42,6 +42,7 @@ void Progress::Show(absl::string_view line, absl::Time now, bool force) {
     drawn_ = true;
     return;
   }
+  if (last_ == absl::InfinitePast()) last_ = now;  // What is done within 10 s needs no line.
   if (!force && now - last_ < kPlainInterval) return;
   last_ = now;
   absl::FPrintF(stderr, "%s\n", line);

@@ -11,7 +11,7 @@ namespace lathe::cli {
 // "step 12/81 [====>     ] loss 2.131 | 96 tokens/s | 2:41 left", at most `width` columns. Pure.
 std::string ProgressLine(const v1::StepStats& step, int width);
 
-// Shows a changing line: redrawn in place on a terminal, else a plain line at most every 10 s.
+// Shows a changing line: redrawn in place on a terminal, else a plain line every 10 s.
 // Thread-compatible.
 class Progress {
  public:

@@ -13,9 +13,8 @@ namespace {
 
 constexpr int64_t kDefaultMaxLength = 2048;
 
-FileTree DataTree(const BlobRef& blob, const std::string& format) {
-  return {{format.empty() ? "data" : absl::StrCat("data.", format), blob}};
-}
+// Named after the data set: errors name the file.
+FileTree DataTree(const std::string& name, const BlobRef& blob) { return {{name, blob}}; }
 
 internal::v1::Assignment Common(const Assignment& assignment, int threads_per_slot) {
   internal::v1::Assignment proto;
@@ -40,7 +39,7 @@ internal::v1::Assignment JobAssignment(const Assignment& assignment, const Job& 
     internal::v1::PrepareTask* task = proto.mutable_task()->mutable_prepare();
     task->set_format(job.dataset_format);
     *task->mutable_spec() = ToProto(job.spec);
-    (*proto.mutable_inputs())["data"] = ToProto(DataTree(job.dataset_blob, job.dataset_format));
+    (*proto.mutable_inputs())["data"] = ToProto(DataTree(job.spec.dataset, job.dataset_blob));
     return proto;
   }
   internal::v1::TrainTask* task = proto.mutable_task()->mutable_train();
@@ -76,7 +75,7 @@ ErrandTask CheckErrand(const Dataset& dataset, const FileTree& model, int64_t ma
   internal::v1::CheckTask* task = errand.task.mutable_check();
   task->set_format(dataset.format);
   task->set_max_length(max_length == 0 ? kDefaultMaxLength : max_length);
-  errand.inputs["data"] = DataTree(dataset.blob, dataset.format);
+  errand.inputs["data"] = DataTree(dataset.name, dataset.blob);
   if (!model.empty()) errand.inputs["model"] = model;
   return errand;
 }
@@ -88,7 +87,7 @@ ErrandTask PreviewErrand(const Dataset& dataset, const FileTree& model, int64_t 
   task->set_format(dataset.format);
   task->set_row(row);
   task->set_max_length(max_length == 0 ? kDefaultMaxLength : max_length);
-  errand.inputs["data"] = DataTree(dataset.blob, dataset.format);
+  errand.inputs["data"] = DataTree(dataset.name, dataset.blob);
   errand.inputs["model"] = model;
   return errand;
 }

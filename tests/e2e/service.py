@@ -103,7 +103,11 @@ class Service:
 
     def logs(self):
         folder = os.path.join(self.data_dir, "logs")
-        return "\n".join(f"--- {n}\n{open(os.path.join(folder, n), encoding='utf8').read()[-3000:]}" for n in sorted(os.listdir(folder)))
+        text = ""
+        for name in sorted(os.listdir(folder)):
+            with open(os.path.join(folder, name), encoding="utf8", errors="replace") as f:
+                text += f"--- {name}\n{f.read()[-3000:]}\n"
+        return text
 
     def run(self, *arguments, code=0, timeout=60):
         """Standard output and error of `lathe ARGUMENTS`; another exit code than `code` fails with both."""
@@ -158,9 +162,7 @@ def write_rows(path, count=40, bad=()):
     """Short rows with a learnable rule; `bad` lines are appended as they are."""
     with open(path, "w", encoding="utf8") as f:
         for i in range(count):
-            held_out = i % 8 == 7  # In other words: a held-out row that is also a training row is refused.
-            row = {"instruction": f"{'Now say' if held_out else 'Say'} the word {i % 7}", "output": f"word {i % 7} it is",
-                   "split": "validation" if held_out else "train"}
+            row = {"instruction": f"Say the word {i}", "output": f"word {i} it is", "split": "validation" if i % 8 == 7 else "train"}
             f.write(json.dumps(row) + "\n")
         for line in bad:
             f.write(line + "\n")

@@ -98,6 +98,7 @@ pb::Ended AssignmentRun::Execute(const std::stop_token& stop) {
     status = story.status();
     if (story.ok()) {
       story->source = origin_.source;
+      story->folder = folders_.root.string();
       pb::Ended ended = Judge(*story);
       if (ended.ok()) AddOutputs(ended, stop);
       return ended;

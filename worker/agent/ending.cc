@@ -3,9 +3,12 @@
 #include <sys/wait.h>
 
 #include <csignal>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/string_view.h"
 #include "common/base/exit_codes.h"
 #include "worker/agent/text_line.h"
@@ -92,6 +95,16 @@ FailureCause CauseOf(const ChildStory& story) {
   return CauseOfExit(W_EXITCODE(ExitCodeFor(absl::Status(code, "reported")), 0));
 }
 
+// "FOLDER/in/source/a.gguf: cut" -> "a.gguf: cut".
+std::string WithoutFolder(const std::string& message, const std::string& folder) {
+  if (folder.empty()) return message;
+  std::vector<std::pair<std::string, std::string>> replacements;
+  for (const char* part : {"/in/source/", "/in/data/", "/in/", "/"}) {
+    replacements.emplace_back(folder + part, "");
+  }
+  return absl::StrReplaceAll(message, replacements);
+}
+
 }  // namespace
 
 pb::Ended Judge(const ChildStory& story) {
@@ -106,8 +119,9 @@ pb::Ended Judge(const ChildStory& story) {
   const FailureCause cause = CauseOf(story);
   const bool killed = WIFSIGNALED(story.exit.wait_status) && story.impatience.empty();
   if (story.failed.has_value() && !killed) {
-    return Failure(CauseName(cause), story.failed->code(),
-                   absl::StrCat(story.source, ": ", story.failed->message()));
+    return Failure(
+        CauseName(cause), story.failed->code(),
+        absl::StrCat(story.source, ": ", WithoutFolder(story.failed->message(), story.folder)));
   }
   return Failure(CauseName(cause), static_cast<int>(CodeOf(cause)),
                  absl::StrCat(story.source, ": ", DescribeWithoutReport(story)));

@@ -23,6 +23,7 @@ struct StopReason {
 // What was seen of a child from its start to its end.
 struct ChildStory {
   std::string source;  // "train rank 1 on worker-2".
+  std::string folder;  // Of the assignment. Left out of messages: it means nothing to a user.
   ExitReport exit;
   int64_t machine_memory_bytes = 0;  // 0: unknown.
   bool oom_killer_ran = false;       // Somewhere on the machine while the child lived.

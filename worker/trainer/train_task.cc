@@ -8,7 +8,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/data/shard.h"
 #include "worker/engine/eval/held_out.h"
@@ -67,12 +69,23 @@ absl::Status Measure(Session& session, const TrainTask& task, Communicator& grou
                          EvaluateHeldOut(*session.model, adapter, session.validation,
                                          task.spec.micro_batch_tokens, group, observer));
   observer.OnEvaluation(before, evaluation);
+  LogInfo(absl::StrFormat("held-out loss %s training: %.4f on %d tokens",
+                          before ? "before" : "after", evaluation.loss, evaluation.tokens));
   return absl::OkStatus();
+}
+
+// A line for the job's log at every twentieth of the way.
+void LogStep(const StepStats& stats) {
+  const auto part = [&](int64_t step) { return step * 20 / stats.num_steps; };
+  if (part(stats.step) == part(stats.step - 1)) return;
+  LogInfo(absl::StrFormat("step %d of %d: loss %.4f, gradient norm %.3f", stats.step,
+                          stats.num_steps, stats.loss, stats.grad_norm));
 }
 
 absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
   while (trainer.num_done() < trainer.num_steps()) {
-    LATHE_RETURN_IF_ERROR(trainer.Step(stop.stop_requested()).status());
+    LATHE_ASSIGN_OR_RETURN(const StepStats stats, trainer.Step(stop.stop_requested()));
+    LogStep(stats);
     if (trainer.stopped()) {
       return absl::CancelledError(
           absl::StrCat("cancelled after step ", trainer.num_done(), " of ", trainer.num_steps()));
@@ -105,6 +118,9 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
 
   const SystemClock clock;
   Trainer trainer({*session.model, kAdapter, session.train, *group, observer, clock}, task.spec);
+  LogInfo(absl::StrCat("rank ", group->rank(), " of ", group->size(), ": ",
+                       trainer.num_parameters(), " trained parameters, ", session.train.num_rows(),
+                       " rows, ", trainer.num_steps(), " steps"));
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/true, observer));
   LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, stop));
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/false, observer));
@@ -115,6 +131,7 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   LATHE_ASSIGN_OR_RETURN(const std::string sha256,
                          ExportAdapter(*session.model, kAdapter, options));
   LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
+  LogInfo(absl::StrCat("adapter sha256 ", sha256));
   return TrainResult{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
 }
 
