@@ -65,7 +65,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
 // What a child sees of our environment: nothing that could hold a secret.
 std::vector<std::string> BaseEnvironment() {
   std::vector<std::string> environment = {"PATH=/usr/local/bin:/usr/bin:/bin"};
-  for (const char* name : {"HOME", "LANG"}) {
+  // LD_LIBRARY_PATH: where an operator keeps libtorch in another place than it was built with.
+  for (const char* name : {"HOME", "LANG", "LD_LIBRARY_PATH"}) {
     if (const auto value = GetEnvironment(name)) {
       environment.push_back(absl::StrCat(name, "=", *value));
     }

@@ -50,7 +50,7 @@ class MetricsTest(unittest.TestCase):
     def test_metrics_need_the_password_and_job_series_end_with_the_job(self):
         job = self.service.submit("epochs=2", *JOB[:1])
         self.service.wait_job(job)
-        address = open(os.path.join(self.service.data_dir, "coordinator/metrics_endpoint"), encoding="utf8").read().strip()
+        address = self.service.secret("metrics_endpoint")
         with self.assertRaises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(f"http://{address}/metrics", timeout=10)
         self.assertEqual(refused.exception.code, 401)
