@@ -3,12 +3,14 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <exception>
 #include <string>
 
 #include "CLI/CLI.hpp"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
+#include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "common/config/environment.h"
 #include "coordinator/service/server.h"
@@ -46,8 +48,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
 }
 
 void Finish(Flags& flags) {
-  if (flags.server.data_dir.empty())
+  if (flags.server.data_dir.empty()) {
     flags.server.data_dir = lathe::DefaultDataDir() / "coordinator";
+  }
   lathe::CoordinatorOptions& options = flags.server.coordinator;
   options.core.lease = absl::Seconds(flags.lease_seconds);
   options.core.restart_grace = absl::Seconds(flags.restart_grace_seconds);
@@ -83,9 +86,7 @@ void OnFatal(const absl::Status& status) {
   _exit(1);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int Run(int argc, char** argv) {
   Flags flags;
   CLI::App app("The one server of Lathe: API, scheduler, store of jobs and artifacts");
   AddFlags(app, flags);
@@ -99,8 +100,9 @@ int main(int argc, char** argv) {
   signal(SIGPIPE, SIG_IGN);
   // gRPC's own log repeats in five lines what the status says in one.
   gpr_set_log_function([](gpr_log_func_args*) {});
-  if (flags.die_with_parent && !DieWithParent())
+  if (flags.die_with_parent && !DieWithParent()) {
     return Fail(absl::FailedPreconditionError("--die-with-parent: the parent has gone"));
+  }
 
   const lathe::SystemClock clock;
   const auto server = lathe::Server::Start(flags.server, clock, OnFatal);
@@ -111,4 +113,16 @@ int main(int argc, char** argv) {
   sigwait(&signals, &received);
   lathe::LogInfo("ends as it was told");
   return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  // Nothing of ours throws; what a library throws ends here, in one line.
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "lathe-coordinator: %s\n", error.what());
+    return lathe::kExitBug;
+  }
 }

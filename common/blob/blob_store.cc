@@ -106,8 +106,9 @@ absl::Status BlobStore::Admit(const BlobRef& blob) {
                                                      options_.max_blob_bytes, " are allowed"));
   }
   const MutexLock lock(mutex_);
-  if (sizes_.contains(blob.sha256))
+  if (sizes_.contains(blob.sha256)) {
     return absl::AlreadyExistsError(absl::StrCat("blob ", blob.sha256, ": is complete"));
+  }
   if (options_.max_total_bytes > 0 && total_bytes_ + blob.size > options_.max_total_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat("blob store holds ", total_bytes_,
                                                      " bytes, got ", blob.size, " more; at most ",
@@ -149,8 +150,9 @@ absl::Status BlobStore::Publish(const BlobRef& blob) {
   const fs::path target = BlobPath(blob.sha256);
   LATHE_RETURN_IF_ERROR(FsyncFile(part));
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path(), 0700));
-  if (chmod(part.c_str(), 0400) != 0 || rename(part.c_str(), target.c_str()) != 0)
+  if (chmod(part.c_str(), 0400) != 0 || rename(part.c_str(), target.c_str()) != 0) {
     return ErrnoToStatus(errno, absl::StrCat(target.string(), ": rename"));
+  }
   LATHE_RETURN_IF_ERROR(FsyncFolder(target.parent_path()));
   LATHE_RETURN_IF_ERROR(FsyncFolder(root_ / "blobs"));
   const MutexLock lock(mutex_);
@@ -166,7 +168,7 @@ void BlobStore::Release(const std::string& sha256) {
 
 absl::StatusOr<BlobRef> BlobStore::AddFile(const fs::path& path) {
   LATHE_ASSIGN_OR_RETURN(const std::string sha256, Sha256OfFile(path));
-  const BlobRef blob{sha256, FileSize(path)};
+  BlobRef blob{sha256, FileSize(path)};
   auto writer = BeginFresh(blob);
   if (absl::IsAlreadyExists(writer.status())) return blob;
   if (!writer.ok()) return writer.status();
@@ -213,7 +215,7 @@ absl::StatusOr<std::string> BlobStore::Read(const std::string& sha256, int64_t o
 
 absl::StatusOr<fs::path> BlobStore::PathOf(const std::string& sha256) const {
   if (!Stat(sha256).complete) return NotHere(sha256);
-  const fs::path path = BlobPath(sha256);
+  fs::path path = BlobPath(sha256);
   // The time of last use, which EvictTo() goes by.
   utimensat(AT_FDCWD, path.c_str(), nullptr, 0);
   return path;
@@ -230,8 +232,9 @@ absl::Status BlobStore::Remove(const std::string& sha256) {
     }
   }
   for (const fs::path& path : {BlobPath(sha256), PartPath(sha256)}) {
-    if (unlink(path.c_str()) != 0 && errno != ENOENT)
+    if (unlink(path.c_str()) != 0 && errno != ENOENT) {
       return ErrnoToStatus(errno, absl::StrCat(path.string(), ": unlink"));
+    }
   }
   return absl::OkStatus();
 }

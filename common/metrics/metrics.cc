@@ -53,8 +53,9 @@ bool SameSecret(const std::string& a, const std::string& b) {
   const std::string hash_a = Sha256Hex(a);
   const std::string hash_b = Sha256Hex(b);
   unsigned difference = 0;
-  for (size_t i = 0; i < hash_a.size(); ++i)
+  for (size_t i = 0; i < hash_a.size(); ++i) {
     difference |= static_cast<unsigned>(hash_a[i] ^ hash_b[i]);
+  }
   return difference == 0;
 }
 

@@ -39,11 +39,13 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
     assignment.missing_since = runs ? absl::InfiniteFuture() : now;
     if (!runs) continue;
     // Orders may have been lost with the old connection.
-    if (assignment.cancel_time != absl::InfiniteFuture())
+    if (assignment.cancel_time != absl::InfiniteFuture()) {
       out.commands.push_back({Command::Kind::kCancel, assignment, {}});
+    }
     const Run* run = FindRun(assignment.owner);
-    if (run != nullptr && run->rendezvous.has_value() && assignment.rank > 0)
+    if (run != nullptr && run->rendezvous.has_value() && assignment.rank > 0) {
       out.commands.push_back({Command::Kind::kRendezvous, assignment, *run->rendezvous});
+    }
   }
   Schedule(now, out);
   return absl::OkStatus();

@@ -17,8 +17,9 @@ Gang GangFor(const Job& job) {
 }
 
 std::string Describe(const Placement& placement, const Job& job, const Fleet& fleet) {
-  if (job.stage == kStagePrepare)
+  if (job.stage == kStagePrepare) {
     return absl::StrCat("prepare starts on ", fleet.NameOf(placement.workers[0]));
+  }
   std::string text = "train starts:";
   for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
     absl::StrAppend(&text, rank == 0 ? "" : ",", " rank ", rank, " on ",
@@ -41,6 +42,8 @@ const Job* Core::FindJob(const JobId& id) const {
 
 std::vector<const Job*> Core::UnfinishedJobs() const {
   std::vector<const Job*> jobs;
+  jobs.reserve(queue_.size());
+  jobs.reserve(queue_.size());
   for (const JobId& id : queue_) jobs.push_back(&runs_.at(id).job);
   return jobs;
 }
@@ -94,8 +97,9 @@ void Core::AddJob(Job job, absl::Time now, Effects& out) {
 
 absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
   Run* run = FindRun(id.value());
-  if (run == nullptr)
+  if (run == nullptr) {
     return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
+  }
   if (run->job.state == JobState::kCancelling) return absl::OkStatus();
   if (run->gang.empty()) {
     // RUNNING without processes: between two stages.
@@ -261,7 +265,8 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
 
 void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   std::vector<Ended> outcomes;
-  for (auto& outcome : run.outcomes) outcomes.push_back(*std::move(outcome));
+  outcomes.reserve(run.outcomes.size());
+  for (auto& outcome : run.outcomes) outcomes.push_back(std::move(outcome).value_or(Ended()));
   run.outcomes.clear();
   run.gang.clear();
   const Ended* blame = Blame(outcomes);

@@ -56,8 +56,9 @@ absl::Status Fleet::Register(const WorkerInfo& info, SessionId session, absl::Ti
 bool Fleet::Renew(const WorkerId& id, SessionId session, absl::Time now) {
   Worker* worker = Find(id);
   // One that was declared lost has to register again: its work was given to others.
-  if (worker == nullptr || worker->session != session || worker->state != WorkerState::kAlive)
+  if (worker == nullptr || worker->session != session || worker->state != WorkerState::kAlive) {
     return false;
+  }
   worker->last_seen = now;
   return true;
 }
@@ -96,8 +97,9 @@ absl::Time Fleet::NextDeadline() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [id, worker] : workers_) {
     // A lease holds up to its last instant.
-    if (worker.state == WorkerState::kAlive)
+    if (worker.state == WorkerState::kAlive) {
       next = std::min(next, worker.last_seen + lease_ + absl::Milliseconds(1));
+    }
   }
   return next;
 }
@@ -119,6 +121,8 @@ std::string Fleet::NameOf(const WorkerId& id) const {
 
 std::vector<WorkerView> Fleet::Views() const {
   std::vector<WorkerView> views;
+  views.reserve(workers_.size());
+  views.reserve(workers_.size());
   for (const auto& [id, worker] : workers_) {
     views.push_back({.id = id,
                      .name = worker.info.name,

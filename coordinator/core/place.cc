@@ -59,8 +59,9 @@ std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
                        const std::string& kind, bool fits_when_idle) {
   int needed = 0;
   for (const Group& group : gang.groups) needed += group.ranks * CostOf(group, kind);
-  if (workers.empty())
+  if (workers.empty()) {
     return absl::StrCat("waits: no worker is connected, needs ", Count(needed, kind + " slot"));
+  }
   int free = 0;
   int total = 0;
   for (const WorkerView& worker : workers) {
@@ -70,8 +71,9 @@ std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
   std::string reason =
       absl::StrCat("waits: ", Count(free, kind + " slot"), " free on ",
                    Count(static_cast<int>(workers.size()), "worker"), ", needs ", needed);
-  if (!fits_when_idle)
+  if (!fits_when_idle) {
     absl::StrAppend(&reason, "; they have ", total, " in all: start more workers");
+  }
   return reason;
 }
 

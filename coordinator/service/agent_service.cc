@@ -45,8 +45,9 @@ grpc::Status AgentServiceImpl::GetBlobStatus(grpc::ServerContext*,
 
 absl::Status AgentServiceImpl::Upload(grpc::ServerReader<pb::UploadBlobRequest>& reader) {
   pb::UploadBlobRequest request;
-  if (!reader.Read(&request) || !request.has_start())
+  if (!reader.Read(&request) || !request.has_start()) {
     return absl::InvalidArgumentError("upload: the first message must be `start`");
+  }
   const pb::UploadBlobStart start = request.start();
   if (!coordinator_.MayWrite(start.job_id(), start.attempt())) {
     return absl::FailedPreconditionError(
@@ -56,8 +57,9 @@ absl::Status AgentServiceImpl::Upload(grpc::ServerReader<pb::UploadBlobRequest>&
   if (absl::IsAlreadyExists(writer.status())) return absl::OkStatus();
   if (!writer.ok()) return writer.status();
   while (reader.Read(&request)) {
-    if (!request.has_chunk() || request.chunk().size() > size_t{kMaxChunkBytes})
+    if (!request.has_chunk() || request.chunk().size() > size_t{kMaxChunkBytes}) {
       return absl::InvalidArgumentError("upload: after `start` come chunks of at most 1 MiB");
+    }
     LATHE_RETURN_IF_ERROR(writer->Append(request.chunk()));
   }
   const absl::Status status = writer->Commit();
@@ -97,8 +99,9 @@ absl::Status AgentServiceImpl::PublishOne(const pb::PublishTextRequest& request)
   const pb::GeneratedText& text = request.text();
   const bool last = text.error_code() != 0 || !text.response().finish_reason().empty();
   const std::string key = Chats::HubKey(request.chat_id());
-  if (text.error_code() == 0 && !session->Push(text.response()))
+  if (text.error_code() == 0 && !session->Push(text.response())) {
     return absl::AbortedError("chat: nobody listens any more");
+  }
   if (last) {
     const bool known = text.error_code() > 0 && text.error_code() <= 16;
     session->End(absl::Status(

@@ -15,8 +15,9 @@ namespace {
 
 absl::StatusOr<Token> LoadOrCreate(const std::filesystem::path& path) {
   std::error_code error;
-  if (!std::filesystem::exists(path, error))
+  if (!std::filesystem::exists(path, error)) {
     LATHE_RETURN_IF_ERROR(WriteFileAtomically(path, NewToken() + "\n", 0600));
+  }
   return ReadTokenFile(path);
 }
 

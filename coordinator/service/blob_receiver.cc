@@ -35,7 +35,7 @@ absl::Status BlobReceiver::Commit() {
         absl::StrCat("got ", received_, " bytes; ", blob_.size, " were announced"));
   }
   if (writer_ != nullptr) {
-    const absl::Status status = writer_->Commit();
+    absl::Status status = writer_->Commit();
     if (!absl::IsDataLoss(status)) return status;
     return absl::InvalidArgumentError(status.message());
   }

@@ -18,8 +18,9 @@ class CallMetrics final : public grpc::experimental::Interceptor {
   ~CallMetrics() override { probe_.OnCallHandled(method_, code_, clock_.Now() - start_); }
 
   void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS))
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
       code_ = methods->GetSendStatus().error_code();
+    }
     methods->Proceed();
   }
 

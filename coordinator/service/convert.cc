@@ -43,8 +43,9 @@ BlobRef FromProto(const v1::BlobRef& blob) { return {blob.sha256(), blob.size()}
 absl::Status ValidatePath(absl::string_view path) {
   bool good = !path.empty() && path.size() <= 255;
   for (const char c : path) good = good && static_cast<unsigned char>(c) >= 0x20 && c != '\\';
-  for (const absl::string_view part : absl::StrSplit(path, '/'))
+  for (const absl::string_view part : absl::StrSplit(path, '/')) {
     good = good && !part.empty() && part != "." && part != "..";
+  }
   if (good) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("path of file is '", path.substr(0, 80),
@@ -82,8 +83,9 @@ absl::StatusOr<FileTree> FromProto(const v1::FileTree& proto) {
 
 std::string TreeSha256(const FileTree& tree) {
   Sha256 hash;
-  for (const FileRef& file : tree)
+  for (const FileRef& file : tree) {
     hash.Update(absl::StrCat(file.blob.sha256, " ", file.path, "\n"));
+  }
   return hash.FinishHex();
 }
 
@@ -128,12 +130,15 @@ v1::Job ToProto(const Job& job, const StepRecord* last_step) {
   *proto.mutable_create_time() = ToProto(job.create_time);
   if (job.start_time.has_value()) *proto.mutable_start_time() = ToProto(*job.start_time);
   if (job.end_time.has_value()) *proto.mutable_end_time() = ToProto(*job.end_time);
-  if (last_step != nullptr && !proto.mutable_last_step()->ParseFromString(last_step->payload))
+  if (last_step != nullptr && !proto.mutable_last_step()->ParseFromString(last_step->payload)) {
     proto.clear_last_step();
-  if (job.evaluation_before.has_value())
+  }
+  if (job.evaluation_before.has_value()) {
     *proto.mutable_evaluation_before() = ToProto(*job.evaluation_before);
-  if (job.evaluation_after.has_value())
+  }
+  if (job.evaluation_after.has_value()) {
     *proto.mutable_evaluation_after() = ToProto(*job.evaluation_after);
+  }
   proto.set_result_model(job.result_model);
   for (const std::string& sha256 : job.adapter_sha256) proto.add_adapter_sha256(sha256);
   proto.set_spec_version(job.spec_version);

@@ -19,7 +19,7 @@ absl::Status Ending() { return absl::UnavailableError("the coordinator is ending
 Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& blobs, Hub& hub,
                          Chats& chats, Probe& probe, const Clock& clock,
                          std::function<void(const absl::Status&)> on_fatal)
-    : options_(std::move(options)),
+    : options_(options),
       store_(store),
       blobs_(blobs),
       hub_(hub),
@@ -102,8 +102,9 @@ void Coordinator::Publish(const JobChange& change) {
   const Job& job = change.job;
   const auto known = states_.find(job.id);
   probe_.OnJobChange(known == states_.end() ? nullptr : &known->second, job);
-  for (const JobEvent& event : change.events)
+  for (const JobEvent& event : change.events) {
     LogInfo(absl::StrCat(job.id.value(), " ", JobStateName(event.state), ": ", event.message));
+  }
   if (IsFinal(job.state)) {
     states_.erase(job.id);
     last_step_.erase(job.id);
@@ -245,9 +246,10 @@ absl::Status Coordinator::CheckModelNameOnLoop(const std::string& name) {
   LATHE_RETURN_IF_ERROR(ValidateName("name of model", name));
   Job job;
   job.spec.name = name;
-  if (const absl::Status status = core_.CanAdd(job); absl::IsAlreadyExists(status)) return status;
-  if (store_.GetModel(name).ok())
+  if (absl::Status status = core_.CanAdd(job); absl::IsAlreadyExists(status)) return status;
+  if (store_.GetModel(name).ok()) {
     return absl::AlreadyExistsError(absl::StrCat("model '", name, "': there is one already"));
+  }
   return absl::OkStatus();
 }
 
@@ -319,8 +321,9 @@ void Coordinator::DropBlobsOnLoop(const FileTree& tree) {
   }
   for (const FileRef& file : tree) {
     if (needed->contains(file.blob.sha256)) continue;
-    if (const absl::Status status = blobs_.Remove(file.blob.sha256); !status.ok())
+    if (const absl::Status status = blobs_.Remove(file.blob.sha256); !status.ok()) {
       LogWarning(status.ToString());
+    }
   }
   probe_.OnBlobBytes(blobs_.total_bytes());
 }

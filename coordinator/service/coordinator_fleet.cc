@@ -19,8 +19,9 @@ constexpr int kProtocol = 1;
 absl::Status Ending() { return absl::UnavailableError("the coordinator is ending; try again"); }
 
 absl::Status CheckProtocol(const pb::Register& hello) {
-  if (hello.min_protocol() <= kProtocol && hello.max_protocol() >= kProtocol)
+  if (hello.min_protocol() <= kProtocol && hello.max_protocol() >= kProtocol) {
     return absl::OkStatus();
+  }
   return absl::FailedPreconditionError(absl::StrCat("protocol of worker is [", hello.min_protocol(),
                                                     ", ", hello.max_protocol(),
                                                     "]; the coordinator speaks ", kProtocol));
@@ -55,8 +56,9 @@ absl::Status Coordinator::Register(const std::shared_ptr<AgentLink>& link,
   const WorkerInfo info = FromProto(hello);
   std::vector<AssignmentId> running;
   for (const std::string& id : hello.running_assignments()) running.emplace_back(id);
-  if (running.size() > 10000)
+  if (running.size() > 10000) {
     return absl::InvalidArgumentError("running_assignments has over 10000 entries");
+  }
 
   Effects effects;
   const SessionId session = ++last_session_;
@@ -124,8 +126,10 @@ void Coordinator::OnStep(const Assignment& assignment, const v1::StepStats& repo
   if (core_.FindJob(job) == nullptr || assignment.rank != 0) return;
   // After a broken connection an agent sends again what may have been lost.
   const auto step_key = std::make_pair(assignment.attempt, reported.step());
-  if (const auto last = last_step_.find(job); last != last_step_.end() && last->second >= step_key)
+  if (const auto last = last_step_.find(job);
+      last != last_step_.end() && last->second >= step_key) {
     return;
+  }
   last_step_[job] = step_key;
   v1::StepStats step = reported;
   step.set_attempt(assignment.attempt);
@@ -188,6 +192,8 @@ std::vector<Coordinator::WorkerSnapshot> Coordinator::Workers() {
           by_id[assignment.worker].assignments.push_back(std::move(text));
         }
         std::vector<WorkerSnapshot> all;
+        all.reserve(by_id.size());
+        all.reserve(by_id.size());
         for (auto& [id, snapshot] : by_id) all.push_back(std::move(snapshot));
         std::sort(all.begin(), all.end(), [](const auto& a, const auto& b) {
           return a.worker.info.name < b.worker.info.name;
@@ -242,7 +248,7 @@ absl::StatusOr<std::string> Coordinator::StartErrand(const std::string& role, Er
 absl::StatusOr<std::string> Coordinator::StartErrandOnLoop(const std::string& role, ErrandTask task,
                                                            absl::Time deadline,
                                                            ErrandCallbacks callbacks) {
-  const std::string id = absl::StrCat("task-", NewUlid());
+  std::string id = absl::StrCat("task-", NewUlid());
   Effects effects;
   LATHE_RETURN_IF_ERROR(core_.StartErrand(id, role, deadline, effects).status());
   errands_[id] = {std::move(task), std::move(callbacks)};
@@ -266,8 +272,9 @@ void Coordinator::OnErrandEnd(const ErrandEnd& end) {
   errands_.erase(found);
   if (callbacks.on_end) callbacks.on_end(end.ended);
   const std::string why = end.ended.message.empty() ? "its process has ended" : end.ended.message;
-  for (const std::string& chat : deployments_.OnEnded(end.errand))
+  for (const std::string& chat : deployments_.OnEnded(end.errand)) {
     EndChat(chat, absl::UnavailableError(absl::StrCat("chat: ", why)));
+  }
 }
 
 absl::StatusOr<Coordinator::ChatTarget> Coordinator::FindChatTarget(const std::string& name) {
@@ -309,7 +316,7 @@ absl::StatusOr<std::string> Coordinator::OpenChatOnLoop(const v1::ChatRequest& r
     return absl::UnavailableError(absl::StrCat("chat: ", core_.fleet().NameOf(assignment.worker),
                                                " is not connected; try again"));
   }
-  const std::string id = absl::StrCat("chat-", NewUlid());
+  std::string id = absl::StrCat("chat-", NewUlid());
   LATHE_RETURN_IF_ERROR(chats_.Add(id, std::move(session)));
   deployments_.OpenChat(target.base, id, clock_.Now());
   pb::CoordinatorMessage message;

@@ -25,8 +25,9 @@ absl::Status ValidateStart(const v1::UploadStart& start, int64_t max_bytes) {
     return absl::InvalidArgumentError(absl::StrCat("format is '", start.format().substr(0, 80),
                                                    "'; must be json, jsonl or empty"));
   }
-  if (start.label().size() > 255)
+  if (start.label().size() > 255) {
     return absl::InvalidArgumentError("label is longer than 255 bytes");
+  }
   if (start.blob().size() > max_bytes) {
     return absl::ResourceExhaustedError(absl::StrCat(
         "data set has ", start.blob().size(), " bytes; at most ", max_bytes, " are allowed"));
@@ -44,15 +45,17 @@ absl::Duration TimeoutOf(const grpc::ServerContext& context, absl::Duration limi
 absl::StatusOr<Dataset> DatasetServiceImpl::Upload(
     grpc::ServerReader<v1::UploadDatasetRequest>& reader) {
   v1::UploadDatasetRequest request;
-  if (!reader.Read(&request) || !request.has_start())
+  if (!reader.Read(&request) || !request.has_start()) {
     return absl::InvalidArgumentError("upload: the first message must be `start`");
+  }
   const v1::UploadStart start = request.start();
   LATHE_RETURN_IF_ERROR(ValidateStart(start, coordinator_.options().max_dataset_bytes));
   const BlobRef blob = FromProto(start.blob());
   LATHE_ASSIGN_OR_RETURN(BlobReceiver receiver, BlobReceiver::Start(blobs_, blob));
   while (reader.Read(&request)) {
-    if (!request.has_chunk() || request.chunk().size() > size_t{kMaxChunkBytes})
+    if (!request.has_chunk() || request.chunk().size() > size_t{kMaxChunkBytes}) {
       return absl::InvalidArgumentError("upload: after `start` come chunks of at most 1 MiB");
+    }
     LATHE_RETURN_IF_ERROR(receiver.Append(request.chunk()));
   }
   LATHE_RETURN_IF_ERROR(receiver.Commit());
@@ -118,8 +121,9 @@ absl::StatusOr<std::string> DatasetServiceImpl::RunOnce(const std::string& role,
   const Ended ended = wait->Result();
   LATHE_RETURN_IF_ERROR(ErrandError(ended));
   // A result that cannot be kept is still a result.
-  if (const absl::Status kept = store_.PutResult(hashed, ended.payload); !kept.ok())
+  if (const absl::Status kept = store_.PutResult(hashed, ended.payload); !kept.ok()) {
     LogWarning(kept.ToString());
+  }
   return ended.payload;
 }
 
@@ -140,10 +144,12 @@ absl::StatusOr<v1::DatasetReport> DatasetServiceImpl::Check(const v1::CheckDatas
 absl::StatusOr<v1::DatasetPreview> DatasetServiceImpl::Preview(
     const v1::PreviewDatasetRequest& request, absl::Duration timeout) {
   LATHE_ASSIGN_OR_RETURN(const Dataset dataset, store_.GetDataset(request.name()));
-  if (request.model().empty())
+  if (request.model().empty()) {
     return absl::InvalidArgumentError("model is empty; a preview needs one: lathe models list");
-  if (request.row() < 0)
+  }
+  if (request.row() < 0) {
     return absl::OutOfRangeError(absl::StrCat("row is ", request.row(), "; rows count from 0"));
+  }
   LATHE_ASSIGN_OR_RETURN(const FileTree model, ModelTree(request.model()));
   const std::string key =
       absl::StrCat("preview-v1 ", dataset.blob.sha256, " ", dataset.format, " ", TreeSha256(model),

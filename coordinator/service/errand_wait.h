@@ -39,7 +39,7 @@ class ErrandWait {
     while (NextProgress().has_value()) {
     }
     const MutexLock lock(mutex_);
-    return *ended_;
+    return ended_.value_or(Ended());
   }
 
  private:

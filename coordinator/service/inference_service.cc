@@ -47,13 +47,15 @@ absl::Status Validate(const v1::ChatRequest& request) {
         absl::StrCat("messages has ", request.messages_size(), "; must have 1 to ", kMaxMessages));
   }
   for (const v1::ChatMessage& message : request.messages()) {
-    if (message.role() == "system" || message.role() == "user" || message.role() == "assistant")
+    if (message.role() == "system" || message.role() == "user" || message.role() == "assistant") {
       continue;
+    }
     return absl::InvalidArgumentError(absl::StrCat("role is '", message.role().substr(0, 80),
                                                    "'; must be system, user or assistant"));
   }
-  if (request.messages(request.messages_size() - 1).role() != "user")
+  if (request.messages(request.messages_size() - 1).role() != "user") {
     return absl::InvalidArgumentError("the last message must be the user's");
+  }
   if (request.stop_size() > kMaxStops) {
     return absl::InvalidArgumentError(
         absl::StrCat("stop has ", request.stop_size(), "; at most ", kMaxStops));
@@ -69,8 +71,9 @@ absl::Status Validate(const v1::ChatRequest& request) {
 
 grpc::ServerWriteReactor<v1::ChatResponse>* InferenceServiceImpl::Chat(
     grpc::CallbackServerContext*, const v1::ChatRequest* request) {
-  if (const absl::Status status = Validate(*request); !status.ok())
+  if (const absl::Status status = Validate(*request); !status.ok()) {
     return new RefusedStream<v1::ChatResponse>(ToGrpc(status));
+  }
   auto session = std::make_shared<ChatSession>();
   const auto id = coordinator_.OpenChat(*request, session);
   if (!id.ok()) return new RefusedStream<v1::ChatResponse>(ToGrpc(id.status()));

@@ -25,8 +25,9 @@ std::filesystem::path JobLogs::PathOf(const JobId& job) const {
 
 absl::Status JobLogs::Append(const JobId& job, absl::string_view source, absl::string_view text) {
   std::string lines;
-  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty()))
+  for (const absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
     absl::StrAppend(&lines, source.substr(0, 128), ": ", line.substr(0, kMaxLineBytes), "\n");
+  }
   const MutexLock lock(mutex_);
   const std::string path = PathOf(job).string();
   const UniqueFd fd(open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
@@ -42,8 +43,9 @@ absl::Status JobLogs::Append(const JobId& job, absl::string_view source, absl::s
                      std::max<int64_t>(0, max_bytes_ - held - static_cast<int64_t>(lines.size()))),
                  '\n');
   }
-  if (write(fd.get(), lines.data(), lines.size()) != static_cast<ssize_t>(lines.size()))
+  if (write(fd.get(), lines.data(), lines.size()) != static_cast<ssize_t>(lines.size())) {
     return ErrnoToStatus(errno == 0 ? ENOSPC : errno, absl::StrCat(path, ": write"));
+  }
   return absl::OkStatus();
 }
 

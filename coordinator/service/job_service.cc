@@ -23,8 +23,9 @@ constexpr size_t kLogChunkBytes = size_t{64} << 10;
 
 std::string SpecSha256(const JobSpec& spec) {
   Sha256 hash;
-  for (const Field& field : JobFields())
+  for (const Field& field : JobFields()) {
     hash.Update(absl::StrCat(field.key, "=", FieldText(field, spec), "\n"));
+  }
   return hash.FinishHex();
 }
 

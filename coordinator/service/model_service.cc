@@ -80,8 +80,9 @@ absl::StatusOr<Model> ModelServiceImpl::Convert(ImportStream& stream, const File
   const Ended ended = wait->Result();
   LATHE_RETURN_IF_ERROR(ErrandError(ended));
   internal::v1::Done done;
-  if (ended.outputs.empty() || !done.ParseFromString(ended.payload))
+  if (ended.outputs.empty() || !done.ParseFromString(ended.payload)) {
     return absl::InternalError("import: the worker made no model");
+  }
   Model model;
   model.kind = ModelKind::kBase;
   model.architecture = done.architecture();
@@ -100,7 +101,7 @@ absl::StatusOr<Model> ModelServiceImpl::Import(ImportStream& stream) {
         absl::StrCat("num_files is ", start.num_files(), "; must be in [1, ", kMaxTreeFiles, "]"));
   }
   // Before hundreds of megabytes come in for nothing. The same model again is found out below.
-  const absl::Status name = coordinator_.CheckModelName(start.name());
+  absl::Status name = coordinator_.CheckModelName(start.name());
   if (!name.ok() && !store_.GetModel(start.name()).ok()) return name;
   LATHE_ASSIGN_OR_RETURN(const FileTree source, ReceiveFiles(stream, start.num_files()));
   // The canonical folder is what counts from here on.

@@ -49,8 +49,9 @@ absl::StatusOr<UniqueFd> LockFolder(const fs::path& folder) {
 
 absl::Status PrepareFolder(const fs::path& folder) {
   LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
-  if (chmod(folder.c_str(), 0700) != 0)
+  if (chmod(folder.c_str(), 0700) != 0) {
     return ErrnoToStatus(errno, absl::StrCat(folder.string(), ": chmod"));
+  }
   return MakeFolder(folder / "logs", 0700);
 }
 
@@ -195,8 +196,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
 Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Server::~Server() {
-  for (const char* name : {"endpoint", "metrics_endpoint"})
+  for (const char* name : {"endpoint", "metrics_endpoint"}) {
     unlink((state_->options.data_dir / name).c_str());
+  }
   // Whoever waits is sent away at once: agents and watchers come back to the next process.
   state_->server->Shutdown(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
   state_->server->Wait();

@@ -13,8 +13,9 @@ using Json = nlohmann::json;
 
 absl::StatusOr<Json> Parse(const std::string& text) {
   Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!json.is_object() && !json.is_array())
+  if (!json.is_object() && !json.is_array()) {
     return absl::DataLossError("database: a document is not JSON");
+  }
   return json;
 }
 
@@ -109,8 +110,9 @@ struct FieldReader {
   bool operator()(std::vector<std::string>& value) const {
     if (!json.is_array()) return false;
     value.clear();
-    for (const Json& item : json)
+    for (const Json& item : json) {
       if (item.is_string()) value.push_back(item.get<std::string>());
+    }
     return true;
   }
 };
@@ -184,10 +186,12 @@ absl::Status JobFromJson(const std::string& text, Job& job) {
   FieldReader{json.value("adapter_sha256", Json::array())}(job.adapter_sha256);
   if (json.contains("start_time")) job.start_time = TimeFrom(json["start_time"]);
   if (json.contains("end_time")) job.end_time = TimeFrom(json["end_time"]);
-  if (json.contains("evaluation_before"))
+  if (json.contains("evaluation_before")) {
     job.evaluation_before = EvaluationFrom(json["evaluation_before"]);
-  if (json.contains("evaluation_after"))
+  }
+  if (json.contains("evaluation_after")) {
     job.evaluation_after = EvaluationFrom(json["evaluation_after"]);
+  }
   return absl::OkStatus();
 }
 

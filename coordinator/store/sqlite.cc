@@ -78,8 +78,9 @@ absl::StatusOr<Database> Database::Open(const std::filesystem::path& path, bool 
       sqlite3_open_v2(path.c_str(), &raw,
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE, nullptr);
   Database database(raw);
-  if (code != SQLITE_OK)
+  if (code != SQLITE_OK) {
     return absl::InternalError(absl::StrCat("database ", path.string(), ": cannot be opened"));
+  }
   sqlite3_busy_timeout(raw, 5000);
   LATHE_RETURN_IF_ERROR(database.Execute(
       absl::StrCat("PRAGMA journal_mode=WAL; PRAGMA synchronous=", full ? "FULL" : "NORMAL", ";")));

@@ -133,26 +133,26 @@ absl::Status SqliteStore::UpdateJobLocked(const Job& job) {
 }
 
 absl::Status SqliteStore::InsertEventLocked(const JobId& id, const JobEvent& event) {
-  const absl::Status status = state_.Prepare("INSERT INTO events VALUES(?,?,?,?,?,?,?)")
-                                  .Bind(id.value())
-                                  .Bind(event.sequence)
-                                  .Bind(absl::ToUnixMicros(event.time))
-                                  .Bind(static_cast<int64_t>(event.state))
-                                  .Bind(event.stage)
-                                  .Bind(event.attempt)
-                                  .Bind(event.message)
-                                  .Run();
+  absl::Status status = state_.Prepare("INSERT INTO events VALUES(?,?,?,?,?,?,?)")
+                            .Bind(id.value())
+                            .Bind(event.sequence)
+                            .Bind(absl::ToUnixMicros(event.time))
+                            .Bind(static_cast<int64_t>(event.state))
+                            .Bind(event.stage)
+                            .Bind(event.attempt)
+                            .Bind(event.message)
+                            .Run();
   if (!absl::IsAlreadyExists(status)) return status;
   return absl::AbortedError(
       absl::StrCat(id.value(), ": there is an event ", event.sequence, " already"));
 }
 
 absl::Status SqliteStore::InsertModelLocked(const Model& model) {
-  const absl::Status status = state_.Prepare("INSERT INTO models VALUES(?,?,?)")
-                                  .Bind(model.project)
-                                  .Bind(model.name)
-                                  .Bind(ModelToJson(model))
-                                  .Run();
+  absl::Status status = state_.Prepare("INSERT INTO models VALUES(?,?,?)")
+                            .Bind(model.project)
+                            .Bind(model.name)
+                            .Bind(ModelToJson(model))
+                            .Run();
   if (!absl::IsAlreadyExists(status)) return status;
   return absl::AlreadyExistsError(absl::StrCat("model '", model.name, "': there is one already"));
 }
@@ -163,8 +163,9 @@ absl::Status SqliteStore::Commit(const std::vector<JobChange>& changes) {
   LATHE_ASSIGN_OR_RETURN(auto transaction, sqlite::Transaction::Begin(state_));
   for (const JobChange& change : changes) {
     LATHE_RETURN_IF_ERROR(UpdateJobLocked(change.job));
-    for (const JobEvent& event : change.events)
+    for (const JobEvent& event : change.events) {
       LATHE_RETURN_IF_ERROR(InsertEventLocked(change.job.id, event));
+    }
     if (change.model.has_value()) LATHE_RETURN_IF_ERROR(InsertModelLocked(*change.model));
     if (change.shards.has_value()) {
       LATHE_RETURN_IF_ERROR(state_.Prepare("INSERT OR REPLACE INTO shards VALUES(?,?,?)")
@@ -286,12 +287,12 @@ absl::StatusOr<std::optional<StepRecord>> SqliteStore::LastStep(const JobId& id)
 
 absl::Status SqliteStore::PutDataset(const Dataset& dataset) {
   const MutexLock lock(mutex_);
-  const absl::Status status = state_.Prepare("INSERT INTO datasets VALUES(?,?,?,?)")
-                                  .Bind(dataset.project)
-                                  .Bind(dataset.name)
-                                  .Bind(dataset.blob.sha256)
-                                  .Bind(DatasetToJson(dataset))
-                                  .Run();
+  absl::Status status = state_.Prepare("INSERT INTO datasets VALUES(?,?,?,?)")
+                            .Bind(dataset.project)
+                            .Bind(dataset.name)
+                            .Bind(dataset.blob.sha256)
+                            .Bind(DatasetToJson(dataset))
+                            .Run();
   if (!absl::IsAlreadyExists(status)) return status;
   return absl::AlreadyExistsError(
       absl::StrCat("data set '", dataset.name, "': there is one already"));
