@@ -47,6 +47,33 @@ class MetricsTest(unittest.TestCase):
                 self.assertIn('"3"]', answer.read().decode())
         self.service.run("jobs", "cancel", job)
 
+    def test_scraped_tokens_and_loss_equal_the_stored_steps(self):
+        job = self.service.submit(*JOB)
+        wait_for(lambda: int(self.service.job(job).get("last_step", {}).get("step", 0)) >= 5, "step 5")
+        scrapes = [self.series_of(job) for _ in range(3)]
+        self.service.run("jobs", "cancel", job)
+        self.service.wait_job(job)
+        steps = [item["step"] for item in self.service.events(job) if "step" in item]
+        # A scrape may fall between two series of one update; of three at least one falls between updates.
+        self.assertIn(True, [self.agrees(series, steps) for series in scrapes], f"{scrapes}\n{steps[:20]}")
+
+    def agrees(self, series, steps):
+        """Whether the scraped numbers are those of the stored steps up to the scraped one."""
+        done = [step for step in steps if int(step["step"]) <= series["step"]]
+        tokens = {kind: sum(int(step.get(f"{kind}_tokens", 0)) for step in done) for kind in ("trained", "prompt", "padding")}
+        scraped = {kind: series.get(f'tokens_total kind="{kind}"', 0) for kind in tokens}
+        return len(done) == series["step"] and scraped == tokens and series["loss"] == done[-1]["loss"]
+
+    def series_of(self, job):
+        """{"step": 7, 'tokens_total kind="trained"': 99, ...} of that job."""
+        found = {}
+        for line in self.scrape(self.service.secret("metrics_endpoint")).splitlines():
+            match = re.match(r"lathe_job_(\w+)\{(.*)\} (\S+)$", line)
+            if match and f'job_id="{job}"' in match[2]:
+                others = " ".join(label for label in match[2].split(",") if "job_id" not in label)
+                found[f"{match[1]} {others}".strip()] = float(match[3])
+        return found
+
     def test_metrics_need_the_password_and_job_series_end_with_the_job(self):
         job = self.service.submit("epochs=2", *JOB[:1])
         self.service.wait_job(job)
