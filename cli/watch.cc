@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <thread>
 
@@ -146,6 +147,12 @@ std::string Summary(const v1::Job& job) {
     absl::StrAppendFormat(&out, "held-out loss: %.3f before, %.3f after (%+.0f %%), on %d rows\n",
                           before, after, before > 0 ? 100 * (after - before) / before : 0.0,
                           job.evaluation_after().rows());
+  }
+  if (job.trained_parameters() > 0) {
+    absl::StrAppendFormat(&out, "trained: %d of %d parameters (%.2f %%)\n",
+                          job.trained_parameters(), job.base_parameters(),
+                          100.0 * static_cast<double>(job.trained_parameters()) /
+                              static_cast<double>(std::max<int64_t>(1, job.base_parameters())));
   }
   if (!job.result_model().empty()) absl::StrAppend(&out, "model: ", job.result_model(), "\n");
   return out;

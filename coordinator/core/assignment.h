@@ -52,6 +52,7 @@ struct Ended {
   std::string message = {};
   FileTree outputs = {};
   std::string adapter_sha256 = {};  // Of a rank.
+  int64_t trained_parameters = 0;   // Of a rank.
   std::string payload = {};         // The whole report, opaque here.
 };
 

@@ -315,13 +315,17 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
     return;
   }
   run.job.result_model = run.job.spec.name;
+  run.job.trained_parameters = outcomes[0].trained_parameters;
   const Model model{.name = run.job.spec.name,
                     .project = run.job.project,
                     .kind = ModelKind::kAdapter,
+                    .architecture = run.job.base.architecture,
+                    .parameters = run.job.trained_parameters,
                     .files = outcomes[0].outputs,
                     .base_model = run.job.spec.model,
                     .job_id = run.job.id.value(),
-                    .create_time = now};
+                    .create_time = now,
+                    .template_sha256 = run.job.base.template_sha256};
   Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
   out.changes.back().model = model;
 }

@@ -30,6 +30,14 @@ struct Evaluation {
   int64_t rows = 0;
 };
 
+// What a base model's record says, as it was when a job over it was made.
+struct BaseModel {
+  std::string architecture = {};
+  int64_t parameters = 0;
+  std::string template_sha256 = {};
+  FileTree files = {};
+};
+
 inline constexpr char kStagePrepare[] = "prepare";
 inline constexpr char kStageTrain[] = "train";
 
@@ -54,12 +62,13 @@ struct Job {
   // Names of the spec as they were when the job was made.
   BlobRef dataset_blob = {};
   std::string dataset_format = {};
-  FileTree model_files = {};
+  BaseModel base = {};
   std::string shard_key = {};  // What prepare makes is kept under it.
   std::optional<Evaluation> evaluation_before;
   std::optional<Evaluation> evaluation_after;
   std::string result_model = {};
   std::vector<std::string> adapter_sha256;  // By rank.
+  int64_t trained_parameters = 0;           // Of rank 0; 0 until it has trained.
 };
 
 struct JobEvent {

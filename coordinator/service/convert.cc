@@ -141,6 +141,8 @@ v1::Job ToProto(const Job& job, const StepRecord* last_step) {
   }
   proto.set_result_model(job.result_model);
   for (const std::string& sha256 : job.adapter_sha256) proto.add_adapter_sha256(sha256);
+  proto.set_trained_parameters(job.trained_parameters);
+  proto.set_base_parameters(job.base.parameters);
   proto.set_spec_version(job.spec_version);
   proto.set_request_id(job.request_id);
   return proto;
@@ -182,6 +184,7 @@ absl::StatusOr<Ended> FromProto(const internal::v1::Ended& proto) {
   if (!proto.ok() && ended.message.empty()) ended.message = "ended without a message";
   LATHE_ASSIGN_OR_RETURN(ended.outputs, FromProto(proto.outputs()));
   ended.adapter_sha256 = proto.done().adapter_sha256();
+  ended.trained_parameters = proto.done().trained_parameters();
   ended.payload = proto.done().SerializeAsString();
   return ended;
 }

@@ -14,6 +14,12 @@ namespace {
 
 absl::Status Ending() { return absl::UnavailableError("the coordinator is ending; try again"); }
 
+std::string CreatedMessage(const JobSpec& spec) {
+  if (spec.checkpoint.every_steps == JobSpec().checkpoint.every_steps) return "created";
+  return absl::StrCat("created; checkpoint.every_steps is ", spec.checkpoint.every_steps,
+                      ", which has no effect yet: a failed attempt starts training anew");
+}
+
 }  // namespace
 
 Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& blobs, Hub& hub,
@@ -77,7 +83,9 @@ void Coordinator::OnDeadline() {
 }
 
 void Coordinator::Apply(Effects effects) {
-  for (JobChange& change : effects.changes) CompleteModel(change);
+  for (const JobChange& change : effects.changes) {
+    if (change.shards.has_value()) shards_[change.job.shard_key] = *change.shards;
+  }
   if (const absl::Status status = store_.Commit(effects.changes); !status.ok()) {
     on_fatal_(Annotate(status, "a decision could not be stored"));
     return;
@@ -86,16 +94,6 @@ void Coordinator::Apply(Effects effects) {
   for (const Command& command : effects.commands) Send(command);
   for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
   probe_.OnFleet(core_.fleet());
-}
-
-// An adapter has the architecture and the template of its base.
-void Coordinator::CompleteModel(JobChange& change) {
-  if (change.shards.has_value()) shards_[change.job.shard_key] = *change.shards;
-  if (!change.model.has_value()) return;
-  const auto base = store_.GetModel(change.model->base_model);
-  if (!base.ok()) return;
-  change.model->architecture = base->architecture;
-  change.model->template_sha256 = base->template_sha256;
 }
 
 void Coordinator::Publish(const JobChange& change) {
@@ -151,7 +149,7 @@ absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
                          .state = job.state,
                          .stage = job.stage,
                          .attempt = job.attempt,
-                         .message = "created"};
+                         .message = CreatedMessage(job.spec)};
   LATHE_RETURN_IF_ERROR(store_.CreateJob(job, created));
   Publish({job, {created}, {}, {}});
   Effects effects;
@@ -174,7 +172,10 @@ absl::Status Coordinator::ResolveNames(Job& job) {
   }
   job.dataset_blob = dataset.blob;
   job.dataset_format = dataset.format;
-  job.model_files = model.files;
+  job.base = {.architecture = model.architecture,
+              .parameters = model.parameters,
+              .template_sha256 = model.template_sha256,
+              .files = model.files};
   return absl::OkStatus();
 }
 

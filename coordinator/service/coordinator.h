@@ -128,7 +128,6 @@ class Coordinator {
   void Apply(Effects effects);
   void Send(const Command& command);
   void SendTo(const WorkerId& worker, internal::v1::CoordinatorMessage message);
-  void CompleteModel(JobChange& change);
   void Publish(const JobChange& change);
   void OnDeadline();
   absl::Time NextDeadline() const;

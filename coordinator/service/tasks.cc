@@ -34,7 +34,7 @@ internal::v1::Assignment JobAssignment(const Assignment& assignment, const Job& 
   internal::v1::Assignment proto = Common(assignment, threads_per_slot);
   proto.mutable_task()->set_job_id(assignment.owner);
   proto.mutable_task()->set_attempt(assignment.attempt);
-  (*proto.mutable_inputs())["model"] = ToProto(job.model_files);
+  (*proto.mutable_inputs())["model"] = ToProto(job.base.files);
   if (assignment.role == kStagePrepare) {
     internal::v1::PrepareTask* task = proto.mutable_task()->mutable_prepare();
     task->set_format(job.dataset_format);
@@ -101,7 +101,7 @@ ErrandTask ServeErrand(const FileTree& model) {
 
 std::string ShardKey(const Job& job) {
   FileTree text_files;
-  for (const FileRef& file : job.model_files) {
+  for (const FileRef& file : job.base.files) {
     if (!absl::EndsWith(file.path, ".safetensors")) text_files.push_back(file);
   }
   return Sha256Hex(absl::StrCat("shards-v1 ", job.dataset_blob.sha256, " ", job.dataset_format, " ",

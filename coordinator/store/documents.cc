@@ -59,6 +59,22 @@ FileTree TreeFrom(const Json& json) {
   return tree;
 }
 
+Json ToJson(const BaseModel& base) {
+  return {{"architecture", base.architecture},
+          {"parameters", base.parameters},
+          {"template_sha256", base.template_sha256},
+          {"files", ToJson(base.files)}};
+}
+
+BaseModel BaseFrom(const Json& json) {
+  BaseModel base;
+  Read(json, "architecture", base.architecture);
+  Read(json, "parameters", base.parameters);
+  Read(json, "template_sha256", base.template_sha256);
+  base.files = TreeFrom(json.value("files", Json::array()));
+  return base;
+}
+
 // Microseconds since the epoch.
 Json ToJson(absl::Time time) { return absl::ToUnixMicros(time); }
 
@@ -152,10 +168,11 @@ std::string JobToJson(const Job& job) {
                {"last_sequence", job.last_sequence},
                {"dataset_blob", ToJson(job.dataset_blob)},
                {"dataset_format", job.dataset_format},
-               {"model_files", ToJson(job.model_files)},
+               {"base", ToJson(job.base)},
                {"shard_key", job.shard_key},
                {"result_model", job.result_model},
-               {"adapter_sha256", job.adapter_sha256}};
+               {"adapter_sha256", job.adapter_sha256},
+               {"trained_parameters", job.trained_parameters}};
   if (job.start_time.has_value()) json["start_time"] = ToJson(*job.start_time);
   if (job.end_time.has_value()) json["end_time"] = ToJson(*job.end_time);
   if (job.evaluation_before.has_value()) json["evaluation_before"] = ToJson(*job.evaluation_before);
@@ -180,10 +197,11 @@ absl::Status JobFromJson(const std::string& text, Job& job) {
   Read(json, "last_sequence", job.last_sequence);
   job.dataset_blob = BlobFromJson(json.value("dataset_blob", Json::object()));
   Read(json, "dataset_format", job.dataset_format);
-  job.model_files = TreeFrom(json.value("model_files", Json::array()));
+  job.base = BaseFrom(json.value("base", Json::object()));
   Read(json, "shard_key", job.shard_key);
   Read(json, "result_model", job.result_model);
   FieldReader{json.value("adapter_sha256", Json::array())}(job.adapter_sha256);
+  Read(json, "trained_parameters", job.trained_parameters);
   if (json.contains("start_time")) job.start_time = TimeFrom(json["start_time"]);
   if (json.contains("end_time")) job.end_time = TimeFrom(json["end_time"]);
   if (json.contains("evaluation_before")) {

@@ -387,7 +387,7 @@ absl::StatusOr<std::set<std::string>> SqliteStore::ReferencedBlobs() {
   LATHE_ASSIGN_OR_RETURN(const auto jobs, UnfinishedJobs());
   for (const Job& job : jobs) {
     blobs.insert(job.dataset_blob.sha256);
-    add(job.model_files);
+    add(job.base.files);
   }
   return blobs;
 }

@@ -35,6 +35,9 @@ class MainLineTest(unittest.TestCase):
         self.assertTrue(only_hex(job["adapter_sha256"][0]))
         self.assertLess(job["evaluation_after"]["loss"], job["evaluation_before"]["loss"])
         self.assertEqual(job["attempt"], "1")
+        self.assertEqual(job["trained_parameters"], "4096")
+        model = self.service.json("models", "get", "first")
+        self.assertEqual((model["architecture"], model["parameters"]), ("llama", "4096"))
 
     def test_watching_an_ended_job_gives_every_event_and_step_once(self):
         items = self.service.events(self.first["id"])

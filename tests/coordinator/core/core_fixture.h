@@ -121,7 +121,8 @@ class CoreDriver {
   static Ended Adapter(const std::string& sha256 = "same") {
     return {.ok = true,
             .outputs = {{"adapter_model.safetensors", {"bb", 2}}},
-            .adapter_sha256 = sha256};
+            .adapter_sha256 = sha256,
+            .trained_parameters = 12};
   }
 
   static Ended Failure(EndCause cause, const std::string& message = "why") {

@@ -13,6 +13,7 @@ TEST(CoreJobsTest, AJobRunsPrepareThenTrainAndMakesAModel) {
   driver.AddWorker("a", 1);
   driver.AddWorker("b", 1);
   driver.AddJob("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].trained_parameters, 0);
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kRunning);
   driver.FinishPrepare("job-1");
   EXPECT_EQ(driver.jobs["job-1"].stage, kStageTrain);
@@ -23,6 +24,8 @@ TEST(CoreJobsTest, AJobRunsPrepareThenTrainAndMakesAModel) {
   EXPECT_EQ(driver.jobs["job-1"].adapter_sha256, (std::vector<std::string>{"same", "same"}));
   ASSERT_EQ(driver.models.size(), 1U);
   EXPECT_EQ(driver.models[0].name, "model-job-1");
+  EXPECT_EQ(driver.models[0].parameters, 12);
+  EXPECT_EQ(driver.jobs["job-1"].trained_parameters, 12);
   EXPECT_EQ(driver.core.fleet().Find(WorkerId("wrk-a"))->FreeSlots(), 1);
 }
 

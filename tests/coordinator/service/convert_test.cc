@@ -50,16 +50,16 @@ TEST(ConvertTest, TimesAndDurationsSurvive) {
 TEST(TasksTest, TheShardKeyDependsOnWhatPrepareReadsAndOnNothingElse) {
   Job job;
   job.dataset_blob = {"data", 1};
-  job.model_files = {{"model.safetensors", {"weights", 1}}, {"tokenizer.json", {"tokens", 1}}};
+  job.base.files = {{"model.safetensors", {"weights", 1}}, {"tokenizer.json", {"tokens", 1}}};
   const std::string key = ShardKey(job);
   Job same = job;
-  same.model_files[0].blob.sha256 = "other weights";
+  same.base.files[0].blob.sha256 = "other weights";
   same.spec.learning_rate = 0.5;
   same.spec.ranks = 7;
   EXPECT_EQ(ShardKey(same), key);
   for (const auto& change : std::vector<std::function<void(Job&)>>{
            [](Job& j) { j.dataset_blob.sha256 = "x"; },
-           [](Job& j) { j.model_files[1].blob.sha256 = "x"; },
+           [](Job& j) { j.base.files[1].blob.sha256 = "x"; },
            [](Job& j) { j.spec.max_length = 99; }, [](Job& j) { j.spec.seed = 5; },
            [](Job& j) { j.spec.validation_fraction = 0.2; },
            [](Job& j) { j.spec.on_too_long = "drop"; }}) {

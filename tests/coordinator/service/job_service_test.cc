@@ -91,6 +91,8 @@ TEST_F(JobServiceTest, ATwoRankJobRunsToItsModel) {
   EXPECT_EQ(watched.job.evaluation_after().loss(), 1.5);
   EXPECT_EQ(watched.job.last_step().step(), 3);
   EXPECT_EQ(watched.job.adapter_sha256_size(), 2);
+  EXPECT_EQ(watched.job.trained_parameters(), 12);
+  EXPECT_EQ(watched.job.base_parameters(), 1000);
   v1::GetModelRequest request;
   request.set_name("tuned-r");
   v1::Model model;
@@ -98,7 +100,22 @@ TEST_F(JobServiceTest, ATwoRankJobRunsToItsModel) {
   EXPECT_EQ(model.kind(), v1::MODEL_KIND_ADAPTER);
   EXPECT_EQ(model.base_model(), "base");
   EXPECT_EQ(model.architecture(), "llama");
+  EXPECT_EQ(model.parameters(), 12);
+  EXPECT_EQ(model.template_sha256(), "t");
   EXPECT_EQ(model.files().files(0).path(), "adapter_model.safetensors");
+}
+
+TEST_F(JobServiceTest, ASettingWithoutEffectIsNamedWhenTheJobIsCreated) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  v1::CreateJobRequest request = JobRequest("r");
+  request.mutable_spec()->mutable_checkpoint()->set_every_steps(7);
+  v1::Job job;
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).ok());
+  agent->Do(agent->NextAssignment());
+  agent->Do(agent->NextAssignment());
+  const Watched watched = Watch(job.id());
+  EXPECT_THAT(watched.events.at(0).message(), testing::HasSubstr("every_steps is 7"));
 }
 
 TEST_F(JobServiceTest, AWatchGoesOnAfterItsCursorsWithoutGapOrRepeat) {

@@ -82,10 +82,14 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   job.spec.learning_rate = 1.25e-4;
   job.spec.name = "n";
   job.dataset_blob = {"ab", 3};
-  job.model_files = {{"config.json", {"cd", 4}}};
+  job.base = {.architecture = "llama",
+              .parameters = 135,
+              .template_sha256 = "ef",
+              .files = {{"config.json", {"cd", 4}}}};
   job.shard_key = "k";
   job.evaluation_before = Evaluation{.loss = 2.5, .accuracy = 0.5, .tokens = 10, .rows = 2};
   job.adapter_sha256 = {"x", "x"};
+  job.trained_parameters = 12;
   ASSERT_TRUE(store_->Commit({{job, {Event(2, "failed")}, {}, {}}}).ok());
   Reopen();
   const auto back = store_->GetJob(JobId("job-1"));
