@@ -242,7 +242,7 @@ absl::Status CountBytes(Located& located) {
   if (block.num_values == 0) {
     return absl::UnimplementedError(absl::StrCat(
         "has the type ", GgmlTypeName(tensor.type), " (", static_cast<uint32_t>(tensor.type),
-        "); supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1"));
+        "); supported are ", GgmlTypeNames()));
   }
   if (tensor.shape.back() % block.num_values != 0) {
     return absl::InvalidArgumentError(absl::StrCat("has rows of ", tensor.shape.back(), " values; ",

@@ -22,7 +22,16 @@ enum class GgmlType : uint32_t {
   kF16 = 1,
   kQ4_0 = 2,
   kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
   kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kIq4Nl = 20,
+  kIq4Xs = 23,
   kBf16 = 30,
 };
 
@@ -58,10 +67,17 @@ class GgufFile {
 };
 
 absl::string_view GgmlTypeName(GgmlType type);
+// The types that are read, "F32, F16, ...": for messages.
+std::string GgmlTypeNames();
 
 // Rows [first_row, first_row + num_rows) as floats; a row is the innermost dimension. The bits of
-// the gguf Python package's dequantize(): blocks of 32 values, 16-bit scale d (and minimum m),
-//   Q8_0: d * q    Q4_0: d * (q - 8)    Q4_1: d * q + m, the low nibbles before the high ones.
+// the gguf Python package's dequantize(), layouts of ggml-common.h. Blocks of 32 values with 16-bit
+// scale d (and minimum m), the low nibbles before the high ones:
+//   Q8_0: d * q    Q4_0: d * (q - 8)    Q4_1, Q5_1: d * q + m    Q5_0: d * (q - 16)
+//   IQ4_NL: d * table[q]
+// Blocks of 256 with integer scales s (and minima n) of runs of 16 (Q2_K, Q3_K, Q6_K) or 32:
+//   Q2_K, Q4_K, Q5_K: (d * s) * q - (dmin * n)    Q3_K: (d * (s - 32)) * (q - 4)
+//   Q6_K: (d * s) * (q - 32)    IQ4_XS: (d * (s - 32)) * table[q]
 // REQUIRES: the rows are within the tensor; `out` holds num_rows * shape.back() floats.
 void DequantizeRows(const GgufTensor& tensor, int64_t first_row, int64_t num_rows, float* out);
 

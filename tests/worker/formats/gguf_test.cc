@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <fstream>
 
 #include "absl/strings/match.h"
@@ -135,6 +136,11 @@ TEST_F(GgufTest, RefusesTensorsThatDoNotFit) {
   ExpectRefused(WithTensor({kHuge}, 0, 0, 0), "must be in [1, 2^40]");
   ExpectRefused(WithTensor({1ULL << 40, 1ULL << 40}, 0, 0, 0), "63 bits");
   ExpectRefused(WithTensor({33}, 8, 0, 68), "multiple of 32");
+  for (const uint32_t type : {10U, 11U, 12U, 13U, 14U, 23U}) {
+    ExpectRefused(WithTensor({128, 2}, type, 0, 210), "multiple of 256");
+  }
+  ExpectRefused(WithTensor({256}, 14, 0, 209), "cut");
+  ExpectRefused(WithTensor({1ULL << 40, 1ULL << 29}, 12, 0, 144), "63 bits");
   ExpectRefused(WithTensor({4}, 0, 0, 15), "cut");
   ExpectRefused(WithTensor({4}, 0, 16, 64), "multiple of 32");
   ExpectRefused(WithTensor({4}, 0, kHuge - 31, 64), "cut");
@@ -142,7 +148,7 @@ TEST_F(GgufTest, RefusesTensorsThatDoNotFit) {
 }
 
 TEST_F(GgufTest, RefusesAnUnknownTensorTypeByName) {
-  ExpectRefused(WithTensor({256}, 12, 0, 144), "Q4_K (12); supported are F32",
+  ExpectRefused(WithTensor({256}, 16, 0, 66), "IQ2_XXS (16); supported are F32, F16",
                 absl::StatusCode::kUnimplemented);
   ExpectRefused(WithTensor({256}, 12345, 0, 144), "unknown (12345)",
                 absl::StatusCode::kUnimplemented);
@@ -178,6 +184,34 @@ TEST(DequantizeTest, BlocksDecodeAsInGgml) {
   EXPECT_EQ(out[16], 4.5F);
   decode(GgmlType::kQ8_0, std::string("\x00\x38", 2) + std::string(32, '\x80'));
   EXPECT_EQ(out[31], -64.0F);
+}
+
+uint32_t BitsOf(float value) {
+  uint32_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(bits));
+  return bits;
+}
+
+// Random blocks of every type, each beside what the gguf Python package makes of it.
+TEST(DequantizeTest, EveryTypeHasTheBitsOfTheReference) {
+  const auto file = GgufFile::Open(LATHE_TEST_DATA "/gguf/blocks.gguf");
+  ASSERT_TRUE(file.ok()) << file.status();
+  int num_types = 0;
+  for (const auto& [name, tensor] : file->tensors()) {
+    const auto expected = file->tensors().find(name + ".f32");
+    if (expected == file->tensors().end()) continue;
+    ++num_types;
+    EXPECT_EQ(GgmlTypeName(tensor.type), name);
+    std::vector<float> values(static_cast<size_t>(tensor.shape[0] * tensor.shape[1]));
+    std::vector<float> reference(values.size());
+    DequantizeRows(tensor, 0, tensor.shape[0], values.data());
+    DequantizeRows(expected->second, 0, tensor.shape[0], reference.data());
+    for (size_t i = 0; i < values.size(); ++i) {
+      ASSERT_EQ(BitsOf(values[i]), BitsOf(reference[i]))
+          << name << "[" << i << "]: " << values[i] << ", reference " << reference[i];
+    }
+  }
+  EXPECT_EQ(num_types, 12);
 }
 
 }  // namespace
