@@ -48,6 +48,7 @@ const std::array kFields = {
     LATHE_FIELD("method", method, "sft"),
     LATHE_FIELD("lora.rank", lora.rank, "rank of the update matrices, 1 to 256"),
     LATHE_FIELD("lora.alpha", lora.alpha, "the update is scaled by alpha / rank"),
+    LATHE_FIELD("lora.rslora", lora.rslora, "true: scaled by alpha / sqrt(rank) instead"),
     LATHE_FIELD("lora.target_modules", lora.target_modules,
                 "all-linear, or a list such as q_proj,v_proj"),
     LATHE_FIELD("lora.dropout", lora.dropout, "0 to below 1, in training only"),
@@ -107,13 +108,17 @@ bool ParseInto(absl::string_view text, FieldValue& value) {
     *list = ParseList(text);
     return true;
   }
+  if (auto* flag = std::get_if<bool>(&value)) {
+    *flag = text == "true";
+    return *flag || text == "false";
+  }
   value = std::string(text);
   return true;
 }
 
 absl::string_view TypeName(const FieldValue& value) {
-  constexpr std::array<absl::string_view, 4> kNames = {"text", "a whole number", "a number",
-                                                       "a list"};
+  constexpr std::array<absl::string_view, 5> kNames = {"text", "a whole number", "a number",
+                                                       "a list", "true or false"};
   return kNames[value.index()];
 }
 
@@ -156,6 +161,7 @@ std::string FieldText(const Field& field, const JobSpec& spec) {
   if (const auto* text = std::get_if<std::string>(&value)) return *text;
   if (const auto* number = std::get_if<int64_t>(&value)) return absl::StrCat(*number);
   if (const auto* real = std::get_if<double>(&value)) return absl::StrCat(*real);
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
   return absl::StrCat("[", absl::StrJoin(std::get<std::vector<std::string>>(value), ", "), "]");
 }
 

@@ -15,7 +15,7 @@
 namespace lathe {
 
 // A value of one field. Lists are written "a,b" in flags.
-using FieldValue = std::variant<std::string, int64_t, double, std::vector<std::string>>;
+using FieldValue = std::variant<std::string, int64_t, double, std::vector<std::string>, bool>;
 
 struct Field {
   absl::string_view key;   // Dotted, as in a job file: "lora.rank".

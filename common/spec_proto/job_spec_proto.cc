@@ -51,6 +51,7 @@ struct Writer {
   void operator()(const std::string& value) const { reflection->SetString(message, field, value); }
   void operator()(int64_t value) const { reflection->SetInt64(message, field, value); }
   void operator()(double value) const { reflection->SetDouble(message, field, value); }
+  void operator()(bool value) const { reflection->SetBool(message, field, value); }
   void operator()(const std::vector<std::string>& values) const {
     for (const std::string& value : values) reflection->AddString(message, field, value);
   }
@@ -74,6 +75,9 @@ bool ReadValue(const Place& place, FieldValue& value) {
       break;
     case FieldDescriptor::CPPTYPE_DOUBLE:
       value = reflection->GetDouble(*place.message, place.field);
+      break;
+    case FieldDescriptor::CPPTYPE_BOOL:
+      value = reflection->GetBool(*place.message, place.field);
       break;
     default:
       value = reflection->GetString(*place.message, place.field);

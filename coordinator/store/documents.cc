@@ -123,6 +123,11 @@ struct FieldReader {
     value = json.get<double>();
     return true;
   }
+  bool operator()(bool& value) const {
+    if (!json.is_boolean()) return false;
+    value = json.get<bool>();
+    return true;
+  }
   bool operator()(std::vector<std::string>& value) const {
     if (!json.is_array()) return false;
     value.clear();

@@ -38,11 +38,12 @@ absl::Status KeyError(absl::string_view key, const json& got, absl::string_view 
       absl::StrCat(key, " is ", ShortJson(got), "; must be ", allowed));
 }
 
-// Every key that is not ours must be harmless or off: DoRA, rsLoRA, patterns and the like would
+// Every key that is not ours must be harmless or off: DoRA, patterns and the like would
 // load and compute something else.
 absl::Status CheckOtherKeys(const json& root) {
   static const auto* ours = new std::set<std::string>{
-      "r", "lora_alpha", "lora_dropout", "target_modules", "peft_type", "task_type", "bias"};
+      "r",         "lora_alpha", "lora_dropout", "target_modules",
+      "peft_type", "task_type",  "bias",         "use_rslora"};
   for (const auto& [key, value] : root.items()) {
     if (ours->count(key) > 0 || HarmlessKeys().count(key) > 0 || IsDefault(value)) continue;
     return absl::UnimplementedError(
@@ -81,6 +82,13 @@ absl::Status ReadNumbers(const json& root, AdapterConfig& config) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> ReadFlag(const json& root, const char* key) {
+  const json value = root.value(key, json());
+  if (value.is_null()) return false;
+  if (!value.is_boolean()) return KeyError(key, value, "true or false");
+  return value.get<bool>();
+}
+
 bool IsModuleName(const json& value) {
   if (!value.is_string()) return false;
   const auto& text = value.get_ref<const std::string&>();
@@ -106,6 +114,7 @@ absl::StatusOr<AdapterConfig> Parse(const json& root) {
   AdapterConfig config;
   LATHE_RETURN_IF_ERROR(CheckOtherKeys(root));
   LATHE_RETURN_IF_ERROR(ReadNumbers(root, config));
+  LATHE_ASSIGN_OR_RETURN(config.rslora, ReadFlag(root, "use_rslora"));
   LATHE_RETURN_IF_ERROR(ReadTargets(root, config));
   const json base = root.value("base_model_name_or_path", json());
   if (!base.is_null() && !base.is_string()) {
@@ -135,20 +144,32 @@ absl::Status CheckName(const TensorView& tensor) {
 
 }  // namespace
 
+double AdapterConfig::Scale() const {
+  const auto r = static_cast<double>(rank);
+  return alpha / (rslora ? std::sqrt(r) : r);
+}
+
+bool IsTarget(absl::string_view key, const std::vector<std::string>& targets) {
+  return std::any_of(targets.begin(), targets.end(), [&](const std::string& target) {
+    return key == target || absl::EndsWith(key, absl::StrCat(".", target));
+  });
+}
+
 std::string AdapterConfigJson(const AdapterConfig& config) {
   const std::set<std::string> targets(config.target_modules.begin(), config.target_modules.end());
-  const json root = {{"base_model_name_or_path", config.base_model},
-                     {"bias", "none"},
-                     {"fan_in_fan_out", false},
-                     {"inference_mode", true},
-                     {"lora_alpha", Number(config.alpha)},
-                     {"lora_dropout", config.dropout},
-                     {"modules_to_save", nullptr},
-                     {"peft_type", "LORA"},
-                     {"r", config.rank},
-                     {"revision", nullptr},
-                     {"target_modules", targets},
-                     {"task_type", "CAUSAL_LM"}};
+  json root = {{"base_model_name_or_path", config.base_model},
+               {"bias", "none"},
+               {"fan_in_fan_out", false},
+               {"inference_mode", true},
+               {"lora_alpha", Number(config.alpha)},
+               {"lora_dropout", config.dropout},
+               {"modules_to_save", nullptr},
+               {"peft_type", "LORA"},
+               {"r", config.rank},
+               {"revision", nullptr},
+               {"target_modules", targets},
+               {"task_type", "CAUSAL_LM"}};
+  if (config.rslora) root["use_rslora"] = true;
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

@@ -8,7 +8,7 @@
 #include "absl/status/statusor.h"
 #include "worker/formats/safetensors.h"
 
-// The PEFT adapter folder: adapter_config.json (12 keys) and adapter_model.safetensors.
+// The PEFT adapter folder: adapter_config.json and adapter_model.safetensors.
 // semantics.md section 4.
 
 namespace lathe {
@@ -18,11 +18,21 @@ struct AdapterConfig {
   int64_t rank = 8;
   double alpha = 16;
   double dropout = 0;
-  std::vector<std::string> target_modules;  // Module names: "q_proj". Sorted in the file.
+  bool rslora = false;
+  std::vector<std::string> target_modules;  // Sorted in the file.
+
+  // What B A is multiplied with: alpha / rank; with rslora alpha / sqrt(rank).
+  double Scale() const;
 };
 
+// Whether the module with the path `key` ("model.layers.0.self_attn.q_proj") is one of `targets`:
+// its whole path or the end of it after a dot, as PEFT compares (tuners_utils.py,
+// check_target_module_exists).
+bool IsTarget(absl::string_view key, const std::vector<std::string>& targets);
+
 // Keys, sorted, indent 2: base_model_name_or_path bias fan_in_fan_out inference_mode lora_alpha
-// lora_dropout modules_to_save peft_type r revision target_modules task_type.
+// lora_dropout modules_to_save peft_type r revision target_modules task_type. use_rslora only when
+// true: PEFT before 0.8 refuses keys that it does not know.
 std::string AdapterConfigJson(const AdapterConfig& config);
 absl::StatusOr<AdapterConfig> ParseAdapterConfig(absl::string_view json);
 

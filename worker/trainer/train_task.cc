@@ -27,6 +27,7 @@ LoraOptions LoraOf(const LoraSpec& spec) {
   return {.rank = spec.rank,
           .alpha = spec.alpha,
           .dropout = spec.dropout,
+          .rslora = spec.rslora,
           .target_modules = spec.target_modules};
 }
 

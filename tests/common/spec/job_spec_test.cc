@@ -28,6 +28,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"method", "sft"},
                                                        {"lora.rank", "8"},
                                                        {"lora.alpha", "16"},
+                                                       {"lora.rslora", "false"},
                                                        {"lora.target_modules", "[all-linear]"},
                                                        {"lora.dropout", "0"},
                                                        {"max_length", "2048"},
@@ -74,6 +75,8 @@ TEST(JobSpecTest, WrongTypeIsRefusedWithTheThingAndWhatItGot) {
   JobSpec spec;
   EXPECT_EQ(SetJobField(spec, "epochs", "three").message(),
             "epochs is 'three'; must be a whole number");
+  EXPECT_EQ(SetJobField(spec, "lora.rslora", "yes").message(),
+            "lora.rslora is 'yes'; must be true or false");
 }
 
 TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {

@@ -11,6 +11,7 @@ namespace {
 FieldValue Other(const FieldValue& value) {
   if (const auto* number = std::get_if<int64_t>(&value)) return *number + 7;
   if (const auto* real = std::get_if<double>(&value)) return *real + 0.25;
+  if (const auto* flag = std::get_if<bool>(&value)) return !*flag;
   if (std::holds_alternative<std::string>(value)) return std::string("other");
   return std::vector<std::string>{"q_proj", "v_proj"};
 }

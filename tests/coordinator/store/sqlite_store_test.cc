@@ -79,6 +79,7 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   job.end_time = absl::FromUnixMicros(8);
   job.last_sequence = 2;
   job.spec.lora.target_modules = {"q_proj"};
+  job.spec.lora.rslora = true;
   job.spec.learning_rate = 1.25e-4;
   job.spec.name = "n";
   job.dataset_blob = {"ab", 3};

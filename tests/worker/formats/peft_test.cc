@@ -51,6 +51,26 @@ TEST(AdapterConfigTest, WhatIsWrittenIsReadBack) {
   EXPECT_EQ(again->alpha, 8.5);
 }
 
+TEST(AdapterConfigTest, RankStabilisedScaleIsAlphaOverTheRootOfTheRank) {
+  AdapterConfig config = Example();
+  EXPECT_EQ(config.Scale(), 2);
+  config.rslora = true;
+  EXPECT_EQ(config.Scale(), 4);
+  const std::string text = AdapterConfigJson(config);
+  EXPECT_EQ(json::parse(text).size(), 13U);
+  const auto again = ParseAdapterConfig(text);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(again->rslora);
+}
+
+TEST(AdapterConfigTest, ATargetIsAModulesPathOrItsEndAfterADot) {
+  const absl::string_view key = "model.layers.1.mlp.up_proj";
+  EXPECT_TRUE(IsTarget(key, {"q_proj", "up_proj"}));
+  EXPECT_TRUE(IsTarget(key, {"layers.1.mlp.up_proj"}));
+  EXPECT_TRUE(IsTarget(key, {"model.layers.1.mlp.up_proj"}));
+  EXPECT_FALSE(IsTarget(key, {"proj", "p.up_proj", "layers.0.mlp.up_proj", "x.model.layers.1.mlp.up_proj"}));
+}
+
 TEST(AdapterConfigTest, ReadsWhatPeftItselfWrote) {
   const auto config = ParseAdapterConfig(*ReadFile(kConfigPath));
   ASSERT_TRUE(config.ok()) << config.status();
@@ -62,7 +82,6 @@ TEST(AdapterConfigTest, ReadsWhatPeftItselfWrote) {
 TEST(AdapterConfigTest, RefusesWhatWouldComputeSomethingElse) {
   const std::vector<std::pair<const char*, json>> cases = {
       {"use_dora", true},
-      {"use_rslora", true},
       {"rank_pattern", {{"q_proj", 2}}},
       {"bias", "all"},
       {"peft_type", "IA3"},
@@ -90,6 +109,7 @@ TEST(AdapterConfigTest, RefusesValuesOutOfBounds) {
       {"lora_alpha", nullptr},
       {"lora_dropout", 1},
       {"lora_dropout", -0.5},
+      {"use_rslora", 1},
       {"target_modules", nullptr},
       {"target_modules", ".*"},
       {"target_modules", json::array()},

@@ -130,6 +130,22 @@ TEST_F(RunTest, KilledRankIsStartedAgainAndTheResultHasTheSameBits) {
   EXPECT_EQ(FileSha("out"), FileSha("undisturbed"));
 }
 
+// Masks are functions of seed, step and micro-batch, so any rank draws the same ones. A step has two
+// micro-batches here: the sums of one rank and of two have the same order.
+TEST_F(RunTest, DropoutAndRankStabilisationGiveTheSameBitsForOneRankAndTwo) {
+  WriteJob("  dropout: 0.2\n  rslora: true\n  target_modules: [q_proj, mlp.down_proj]\n"
+           "micro_batch_tokens: 400\nepochs: 2\n");
+  Subprocess one(Command("one", 1));
+  ASSERT_EQ(one.Wait(), 0) << one.output();
+  Subprocess two(Command("two", 2));
+  ASSERT_EQ(two.Wait(), 0) << two.output();
+  EXPECT_EQ(FileSha("one"), FileSha("two"));
+  const auto config = nlohmann::json::parse(*ReadFile(path("two") / "adapter_config.json"));
+  EXPECT_EQ(config.at("use_rslora"), true);
+  EXPECT_EQ(config.at("lora_dropout"), 0.2);
+  EXPECT_EQ(config.at("target_modules"), (std::vector<std::string>{"mlp.down_proj", "q_proj"}));
+}
+
 TEST_F(RunTest, RanksDieWithTheRun) {
   WriteJob("epochs: 100\n");
   Subprocess run(Command("out", 2));

@@ -50,6 +50,7 @@ TEST(JobFileTextTest, ReadsBackWithoutLosingABit) {
   spec.learning_rate = 0.1 + 0.2;
   spec.eps = 1e-30;
   spec.seed = INT64_MAX;
+  spec.lora.rslora = true;
   spec.lora.target_modules = {"q_proj", "a # b: c"};
   const auto read = ParseJobFile(JobFileText(spec));
   ASSERT_TRUE(read.ok()) << read.status();

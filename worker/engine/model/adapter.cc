@@ -69,18 +69,32 @@ std::string AllowedModules() {
   });
 }
 
-// Sorted names; "all-linear" alone stands for every linear layer but the head.
-absl::StatusOr<std::vector<std::string>> ResolveModules(const std::vector<std::string>& asked) {
+std::string KeyOf(int64_t layer, const Module& module) {
+  return absl::StrCat("model.layers.", layer, ".", module.block, ".", module.name);
+}
+
+bool NamesAnyModule(const ModelConfig& config, const std::string& target) {
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (const Module& module : kModules) {
+      if (IsTarget(KeyOf(layer, module), {target})) return true;
+    }
+  }
+  return false;
+}
+
+// Sorted names; "all-linear" stands for every linear layer but the head.
+absl::StatusOr<std::vector<std::string>> ResolveModules(const ModelConfig& config,
+                                                        const std::vector<std::string>& asked) {
   std::set<std::string> names;
   for (const std::string& name : asked) {
-    const bool all = name == "all-linear";
-    const auto known = [&](const Module& module) { return module.name == name; };
-    if (!all && std::none_of(kModules.begin(), kModules.end(), known)) {
+    if (name == "all-linear") {
+      for (const Module& module : kModules) names.emplace(module.name);
+    } else if (NamesAnyModule(config, name)) {
+      names.insert(name);
+    } else {
       return absl::InvalidArgumentError(absl::StrCat(
-          "lora.target_modules has '", name, "'; allowed are all-linear, ", AllowedModules()));
-    }
-    for (const Module& module : kModules) {
-      if (all || module.name == name) names.emplace(module.name);
+          "lora.target_modules has '", name, "'; allowed are all-linear, ", AllowedModules(),
+          ", alone or with their path, such as layers.", config.num_layers - 1, ".mlp.up_proj"));
     }
   }
   if (names.empty()) {
@@ -113,18 +127,16 @@ using TensorSource = std::function<absl::StatusOr<at::Tensor>(const std::string&
 absl::StatusOr<Adapter> Assemble(const ModelConfig& model, AdapterConfig config,
                                  const TensorSource& source) {
   Adapter adapter;
-  const std::set<absl::string_view> targets(config.target_modules.begin(),
-                                            config.target_modules.end());
   for (int64_t layer = 0; layer < model.num_layers; ++layer) {
     std::vector<LoraUpdate> updates(kNumProjections);
     for (const Module& module : kModules) {
       LoraUpdate& update = updates[static_cast<size_t>(module.projection)];
-      update.scale = config.alpha / static_cast<double>(config.rank);
+      update.scale = config.Scale();
       LoraPair& pair = update.pairs.emplace_back();
-      if (!targets.contains(module.name)) continue;
+      const std::string key = KeyOf(layer, module);
+      if (!IsTarget(key, config.target_modules)) continue;
       const Width width = WidthOf(model, module);
-      const std::string prefix = absl::StrCat("base_model.model.model.layers.", layer, ".",
-                                              module.block, ".", module.name, ".lora_");
+      const std::string prefix = absl::StrCat("base_model.model.", key, ".lora_");
       LATHE_ASSIGN_OR_RETURN(pair.a, source(prefix + "A.weight", {config.rank, width.in}));
       LATHE_ASSIGN_OR_RETURN(pair.b, source(prefix + "B.weight", {width.out, config.rank}));
       pair.a.set_requires_grad(true);
@@ -195,8 +207,9 @@ absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions
   adapter.rank = options.rank;
   adapter.alpha = options.alpha;
   adapter.dropout = options.dropout;
+  adapter.rslora = options.rslora;
   LATHE_RETURN_IF_ERROR(CheckRange(adapter));
-  LATHE_ASSIGN_OR_RETURN(adapter.target_modules, ResolveModules(options.target_modules));
+  LATHE_ASSIGN_OR_RETURN(adapter.target_modules, ResolveModules(config, options.target_modules));
   uint64_t index = 0;
   return Assemble(config, std::move(adapter),
                   [&](const std::string& name,
@@ -213,7 +226,7 @@ absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& d
                          ReadFile(dir / "adapter_config.json", kMaxConfigBytes));
   LATHE_ASSIGN_OR_RETURN(AdapterConfig adapter, ParseAdapterConfig(json));
   LATHE_RETURN_IF_ERROR(Annotate(CheckRange(adapter), "adapter_config.json"));
-  auto modules = ResolveModules(adapter.target_modules);
+  auto modules = ResolveModules(config, adapter.target_modules);
   if (!modules.ok()) return Annotate(modules.status(), "adapter_config.json");
   adapter.target_modules = *std::move(modules);
   LATHE_ASSIGN_OR_RETURN(const SafetensorsFile file,

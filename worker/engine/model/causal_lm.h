@@ -27,6 +27,7 @@ struct LoraOptions {
   int rank = 8;
   double alpha = 16;
   double dropout = 0;
+  bool rslora = false;  // Scale alpha / sqrt(rank).
   std::vector<std::string> target_modules = {"all-linear"};
 };
 

@@ -26,7 +26,7 @@ struct LoraPair {
 
 struct LoraUpdate {
   std::vector<LoraPair> pairs;  // One per layer of the group.
-  double scale = 1;             // alpha / rank.
+  double scale = 1;             // AdapterConfig::Scale().
   double dropout = 0;           // Share of inputs of A that are zeroed; 0 disables it.
   uint64_t dropout_seed = 0;    // The masks are a pure function of this and the layer's place.
 };

@@ -93,6 +93,33 @@ TEST(AddAdapterTest, ListedModulesAloneGetTensors) {
   EXPECT_GT(result.gradients[7].abs().max().item<float>(), 0);
 }
 
+TEST(AddAdapterTest, APathSelectsAModuleOfOneLayer) {
+  const auto model = LoadTiny(/*fp64=*/false);
+  const LoraOptions options = {.target_modules = {"layers.1.mlp.up_proj", "self_attn.q_proj"}};
+  ASSERT_TRUE(model->AddAdapter("some", options, 1).ok());
+  std::vector<std::string> names;
+  for (const AdapterTensor& tensor : model->AdapterTensors("some")) names.push_back(tensor.name);
+  const std::string layer = "base_model.model.model.layers.";
+  EXPECT_THAT(names, testing::ElementsAre(layer + "0.self_attn.q_proj.lora_A.weight",
+                                          layer + "0.self_attn.q_proj.lora_B.weight",
+                                          layer + "1.self_attn.q_proj.lora_A.weight",
+                                          layer + "1.self_attn.q_proj.lora_B.weight",
+                                          layer + "1.mlp.up_proj.lora_A.weight",
+                                          layer + "1.mlp.up_proj.lora_B.weight"));
+}
+
+// B A is linear in alpha: rank 4, alpha 8 has the scale 2, and so has alpha 4 over the root of 4.
+TEST(AddAdapterTest, RankStabilisedScaleDividesByTheRootOfTheRank) {
+  const auto model = LoadTiny(/*fp64=*/true);
+  ASSERT_TRUE(model->AddAdapter("stable", {.rank = 4, .alpha = 4, .rslora = true}, 1).ok());
+  const auto source = model->AdapterTensors("tuned");
+  const auto target = model->AdapterTensors("stable");
+  for (size_t i = 0; i < source.size(); ++i) target[i].tensor.detach().copy_(source[i].tensor);
+  const PackedBatch batch = SomeBatch();
+  EXPECT_TRUE(at::equal(model->Logits(batch, "stable"), model->Logits(batch, "tuned")));
+  EXPECT_TRUE(model->GetAdapterConfig("stable").rslora);
+}
+
 TEST(AddAdapterTest, RefusesWhatIsOutOfRangeByName) {
   const auto model = LoadTiny(/*fp64=*/false);
   EXPECT_THAT(Message(model->AddAdapter("x", {.rank = 0}, 1)), HasSubstr("lora.rank is 0"));
@@ -101,6 +128,8 @@ TEST(AddAdapterTest, RefusesWhatIsOutOfRangeByName) {
   EXPECT_THAT(Message(model->AddAdapter("x", {.alpha = NAN}, 1)), HasSubstr("lora.alpha is nan"));
   EXPECT_THAT(Message(model->AddAdapter("x", {.target_modules = {"lm_head"}}, 1)),
               testing::AllOf(HasSubstr("'lm_head'"), HasSubstr("all-linear, q_proj")));
+  EXPECT_THAT(Message(model->AddAdapter("x", {.target_modules = {"layers.2.mlp.up_proj"}}, 1)),
+              HasSubstr("'layers.2.mlp.up_proj'"));
   EXPECT_THAT(Message(model->AddAdapter("x", {.target_modules = {}}, 1)), HasSubstr("is empty"));
   EXPECT_EQ(model->AddAdapter("tuned", {}, 1).code(), absl::StatusCode::kAlreadyExists);
 }
@@ -200,7 +229,7 @@ TEST_F(AdapterFolderTest, AMissingExtraOrMisshapenTensorIsRefusedByName) {
 
 TEST_F(AdapterFolderTest, VariantsThatWouldComputeSomethingElseAreRefusedByName) {
   const fs::path dir = CopyOfGolden();
-  for (const char* key : {"use_dora", "use_rslora"}) {
+  for (const char* key : {"use_dora", "lora_bias"}) {
     auto config = ReadJson(DataFolder() / "tiny-adapter" / "adapter_config.json");
     config[key] = true;
     std::ofstream(dir / "adapter_config.json") << config.dump();
