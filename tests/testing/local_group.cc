@@ -2,8 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <thread>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 
 namespace lathe::testing {
@@ -13,8 +16,9 @@ struct LocalGroup::Meeting {
   explicit Meeting(int num_ranks) : size(num_ranks), items(static_cast<size_t>(num_ranks)) {}
 
   struct Item {
-    at::Tensor tensor;
-    std::string bytes;
+    at::Tensor tensor = {};
+    std::string bytes = {};
+    std::shared_ptr<Meeting> meeting = {};  // Of a group that splits off.
   };
 
   absl::StatusOr<std::vector<Item>> Exchange(int rank, Item item) {
@@ -53,12 +57,12 @@ struct LocalGroup::Meeting {
 
 class LocalGroup::Rank final : public Communicator {
  public:
-  Rank(int rank, Meeting& meeting) : rank_(rank), meeting_(meeting) {}
+  Rank(int rank, std::shared_ptr<Meeting> meeting) : rank_(rank), meeting_(std::move(meeting)) {}
   int rank() const override { return rank_; }
-  int size() const override { return meeting_.size; }
+  int size() const override { return meeting_->size; }
 
   absl::Status AllReduceSum(at::Tensor& tensor) override {
-    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_.Exchange(rank_, {tensor.clone(), ""}));
+    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_->Exchange(rank_, {.tensor = tensor.clone()}));
     at::Tensor sum = at::zeros_like(tensor);
     for (const auto& item : all) sum.add_(item.tensor);
     tensor.copy_(sum);
@@ -66,27 +70,56 @@ class LocalGroup::Rank final : public Communicator {
   }
 
   absl::Status Broadcast(at::Tensor& tensor, int root) override {
-    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_.Exchange(rank_, {tensor.clone(), ""}));
+    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_->Exchange(rank_, {.tensor = tensor.clone()}));
     tensor.copy_(all[static_cast<size_t>(root)].tensor);
     return absl::OkStatus();
   }
 
-  absl::Status Barrier() override { return meeting_.Exchange(rank_, {}).status(); }
+  absl::Status ReduceScatterSum(const at::Tensor& whole, at::Tensor& part) override {
+    at::Tensor sum = whole.clone();
+    LATHE_RETURN_IF_ERROR(AllReduceSum(sum));
+    part.copy_(sum.view({size(), -1})[rank_].view_as(part));
+    return absl::OkStatus();
+  }
+
+  absl::Status AllGatherInto(const at::Tensor& part, at::Tensor& whole) override {
+    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_->Exchange(rank_, {.tensor = part.clone()}));
+    for (int i = 0; i < size(); ++i) {
+      whole.view({size(), -1})[i].copy_(all[static_cast<size_t>(i)].tensor.view({-1}));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Barrier() override { return meeting_->Exchange(rank_, {}).status(); }
 
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view bytes) override {
-    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_.Exchange(rank_, {{}, std::string(bytes)}));
+    LATHE_ASSIGN_OR_RETURN(const auto all,
+                           meeting_->Exchange(rank_, {.bytes = std::string(bytes)}));
     std::vector<std::string> texts;
     for (const auto& item : all) texts.push_back(item.bytes);
     return texts;
   }
 
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override {
+    LATHE_ASSIGN_OR_RETURN(const auto colors, AllGather(absl::StrCat(color)));
+    const std::string own = absl::StrCat(color);
+    const auto begin = colors.begin();
+    const auto count = static_cast<int>(std::count(begin, colors.end(), own));
+    const auto new_rank = static_cast<int>(std::count(begin, begin + rank_, own));
+    const auto leader = static_cast<size_t>(std::find(begin, colors.end(), own) - begin);
+    Meeting::Item offer;
+    if (new_rank == 0) offer.meeting = std::make_shared<Meeting>(count);
+    LATHE_ASSIGN_OR_RETURN(const auto all, meeting_->Exchange(rank_, std::move(offer)));
+    return std::make_unique<Rank>(new_rank, all[leader].meeting);
+  }
+
  private:
   const int rank_;
-  Meeting& meeting_;
+  const std::shared_ptr<Meeting> meeting_;
 };
 
-LocalGroup::LocalGroup(int size) : meeting_(std::make_unique<Meeting>(size)) {
-  for (int i = 0; i < size; ++i) ranks_.push_back(std::make_unique<Rank>(i, *meeting_));
+LocalGroup::LocalGroup(int size) : meeting_(std::make_shared<Meeting>(size)) {
+  for (int i = 0; i < size; ++i) ranks_.push_back(std::make_unique<Rank>(i, meeting_));
 }
 
 LocalGroup::~LocalGroup() = default;

@@ -25,7 +25,7 @@ class LocalGroup {
  private:
   struct Meeting;
   class Rank;
-  std::unique_ptr<Meeting> meeting_;
+  std::shared_ptr<Meeting> meeting_;
   std::vector<std::unique_ptr<Communicator>> ranks_;
 };
 

@@ -35,6 +35,8 @@ absl::StatusOr<std::unique_ptr<Communicator>> Join(const RankCommand& command) {
   GlooOptions options;
   options.rank = command.rank;
   options.size = command.world_size;
+  options.host = command.host;
+  options.own_host = command.own_host;
   options.port = command.port;
   options.attempt = command.attempt;
   options.listen_fd = UniqueFd(command.listen_fd);

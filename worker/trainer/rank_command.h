@@ -17,8 +17,10 @@ struct RankCommand {
   std::filesystem::path output_dir;
   int rank = 0;
   int world_size = 1;
+  std::string host = "127.0.0.1";  // Of rank 0.
+  std::string own_host;            // Of this rank's interface; empty: `host`.
   int port = 0;
-  int listen_fd = -1;  // Of rank 0: bound to 127.0.0.1:port.
+  int listen_fd = -1;  // Of rank 0: bound to host:port.
   int64_t attempt = 1;
   int threads = 1;
 };

@@ -58,6 +58,8 @@ void AddRank(CLI::App& app, RankCommand& options, Action& action) {
   rank->add_option("--out", options.output_dir)->required();
   rank->add_option("--rank", options.rank)->required();
   rank->add_option("--world-size", options.world_size)->required();
+  rank->add_option("--host", options.host);
+  rank->add_option("--own-host", options.own_host);
   rank->add_option("--port", options.port)->required();
   rank->add_option("--listen-fd", options.listen_fd)->required();
   rank->add_option("--attempt", options.attempt)->required();

@@ -29,9 +29,18 @@ class Communicator {
   virtual absl::Status AllReduceSum(at::Tensor& tensor) = 0;
   // In place, from rank `root`. REQUIRES: as AllReduceSum.
   virtual absl::Status Broadcast(at::Tensor& tensor, int root) = 0;
+  // `part` [n] becomes the sum over all ranks of piece rank() of `whole` [size() * n]; `whole`
+  // stays as it is. REQUIRES: contiguous, of one type, apart, n > 0.
+  virtual absl::Status ReduceScatterSum(const at::Tensor& whole, at::Tensor& part) = 0;
+  // `whole` [size() * n] becomes the `part` [n] of every rank, by rank. REQUIRES: as
+  // ReduceScatterSum.
+  virtual absl::Status AllGatherInto(const at::Tensor& part, at::Tensor& whole) = 0;
   virtual absl::Status Barrier() = 0;
   // The bytes of every rank, by rank. For small things: hashes, names.
   virtual absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view bytes) = 0;
+  // The ranks that gave the same color as a group of their own, in the order they have here. Every
+  // rank calls it. The new group does not need this one.
+  virtual absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) = 0;
 };
 
 // One rank alone: every call is done at once.

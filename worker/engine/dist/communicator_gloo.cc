@@ -10,7 +10,10 @@
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 #include <utility>
 
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/base/status.h"
 #include "worker/engine/dist/revocable_store.h"
 
@@ -22,10 +25,18 @@ absl::Status PeerLost(absl::string_view what, const std::exception& error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", text.substr(0, text.find('\n'))));
 }
 
+// What a group that splits off needs to know of the group it comes from.
+struct Origin {
+  std::string own_host;
+  int64_t attempt = 1;
+  absl::Duration rendezvous_timeout;
+  absl::Duration collective_timeout;
+};
+
 class GlooCommunicator final : public Communicator {
  public:
-  explicit GlooCommunicator(c10::intrusive_ptr<c10d::ProcessGroupGloo> group)
-      : group_(std::move(group)) {}
+  GlooCommunicator(c10::intrusive_ptr<c10d::ProcessGroupGloo> group, Origin origin)
+      : group_(std::move(group)), origin_(std::move(origin)) {}
 
   int rank() const override { return group_->getRank(); }
   int size() const override { return group_->getSize(); }
@@ -42,6 +53,13 @@ class GlooCommunicator final : public Communicator {
     return Wait("broadcast", *group_->broadcast(tensors, options));
   }
 
+  absl::Status ReduceScatterSum(const at::Tensor& whole, at::Tensor& part) override;
+
+  absl::Status AllGatherInto(const at::Tensor& part, at::Tensor& whole) override {
+    at::Tensor own = part;
+    return Wait("all-gather", *group_->_allgather_base(whole, own));
+  }
+
   // A sum of nothing: gloo's own barrier would do, but this is the path that every step tests.
   absl::Status Barrier() override {
     at::Tensor nothing = at::zeros({1}, at::kFloat);
@@ -49,6 +67,7 @@ class GlooCommunicator final : public Communicator {
   }
 
   absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view bytes) override;
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override;
 
  private:
   // What throws in wait() is the network; what throws before it is a bug of the caller.
@@ -70,7 +89,22 @@ class GlooCommunicator final : public Communicator {
   }
 
   c10::intrusive_ptr<c10d::ProcessGroupGloo> group_;
+  const Origin origin_;
 };
+
+// Not gloo's reduce-scatter: in this version that is an all-reduce of everything, twice the bytes.
+// Each rank gets its piece of every other's and adds them in the order of the ranks.
+absl::Status GlooCommunicator::ReduceScatterSum(const at::Tensor& whole, at::Tensor& part) {
+  at::Tensor sent = whole.view({size(), -1});
+  at::Tensor pieces = at::empty_like(sent);
+  std::vector<int64_t> equal;
+  LATHE_RETURN_IF_ERROR(
+      Wait("reduce-scatter", *group_->alltoall_base(pieces, sent, equal, equal)));
+  at::Tensor sum = part.view({-1});
+  sum.copy_(pieces[0]);
+  for (int64_t i = 1; i < size(); ++i) sum.add_(pieces[i]);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<std::vector<std::string>> GlooCommunicator::AllGather(absl::string_view bytes) {
   const at::Tensor length = at::full({1}, static_cast<int64_t>(bytes.size()), at::kLong);
@@ -86,6 +120,51 @@ absl::StatusOr<std::vector<std::string>> GlooCommunicator::AllGather(absl::strin
                        static_cast<size_t>(lengths[i].item<int64_t>()));
   }
   return texts;
+}
+
+// What each rank says before a split: its color, and where it would listen if it led.
+struct Offer {
+  int color = 0;
+  std::string host;
+  int port = 0;
+};
+
+absl::StatusOr<Offer> ParseOffer(const std::string& text) {
+  const std::vector<std::string> fields = absl::StrSplit(text, ' ');
+  Offer offer;
+  if (fields.size() == 3 && absl::SimpleAtoi(fields[0], &offer.color) &&
+      absl::SimpleAtoi(fields[2], &offer.port)) {
+    offer.host = fields[1];
+    return offer;
+  }
+  return absl::InternalError(
+      absl::StrCat("split: a rank sent '", absl::CHexEscape(text), "'; must be COLOR HOST PORT"));
+}
+
+// The rendezvous of the first group is long closed: the lowest rank of each color leads a new one.
+absl::StatusOr<std::unique_ptr<Communicator>> GlooCommunicator::Split(int color) {
+  LATHE_ASSIGN_OR_RETURN(BoundSocket bound, BindSocket(origin_.own_host));
+  LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                         AllGather(absl::StrCat(color, " ", origin_.own_host, " ", bound.port)));
+  GlooOptions options;
+  options.size = 0;
+  options.own_host = origin_.own_host;
+  options.attempt = origin_.attempt;
+  options.rendezvous_timeout = origin_.rendezvous_timeout;
+  options.collective_timeout = origin_.collective_timeout;
+  for (int i = 0; i < size(); ++i) {
+    LATHE_ASSIGN_OR_RETURN(Offer offer, ParseOffer(texts[static_cast<size_t>(i)]));
+    if (offer.color != color) continue;
+    if (options.size == 0) {
+      options.host = std::move(offer.host);
+      options.port = offer.port;
+    }
+    if (i == rank()) options.rank = options.size;
+    ++options.size;
+  }
+  if (options.size == 1) return MakeSoloCommunicator();
+  if (options.rank == 0) options.listen_fd = std::move(bound.fd);
+  return JoinGlooGroup(std::move(options));
 }
 
 c10::intrusive_ptr<RevocableStore> OpenStore(GlooOptions& options) {
@@ -107,10 +186,14 @@ absl::StatusOr<std::unique_ptr<Communicator>> Join(GlooOptions& options) {
   // The set-up of the mesh runs under the group's time-out, the collectives under a longer one.
   auto gloo = c10d::ProcessGroupGloo::Options::create(
       absl::ToChronoMilliseconds(options.rendezvous_timeout));
-  gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(options.host));
+  gloo->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname(options.own_host));
   gloo->threads = 1;
   auto group = c10::make_intrusive<c10d::ProcessGroupGloo>(store, options.rank, options.size, gloo);
-  auto communicator = std::make_unique<GlooCommunicator>(group);
+  auto communicator = std::make_unique<GlooCommunicator>(
+      group, Origin{.own_host = options.own_host,
+                    .attempt = options.attempt,
+                    .rendezvous_timeout = options.rendezvous_timeout,
+                    .collective_timeout = options.collective_timeout});
   // After this nobody reads the store any more.
   LATHE_RETURN_IF_ERROR(communicator->Barrier());
   store->Revoke();
@@ -137,6 +220,7 @@ absl::Status GlooOptions::Validate() const {
 
 absl::StatusOr<std::unique_ptr<Communicator>> JoinGlooGroup(GlooOptions options) {
   LATHE_RETURN_IF_ERROR(options.Validate());
+  if (options.own_host.empty()) options.own_host = options.host;
   try {
     return Join(options);
   } catch (const std::exception& error) {

@@ -14,8 +14,11 @@ namespace lathe {
 struct GlooOptions {
   int rank = 0;
   int size = 1;
-  // Where rank 0 listens. Also the interface that carries the tensors.
+  // Where rank 0 listens. IPv4.
   std::string host = "127.0.0.1";
+  // The address of this rank's own interface, which carries the tensors; empty: `host`, as on one
+  // machine. IPv4.
+  std::string own_host;
   int port = 0;
   // Rank 0 only: the socket, already bound to host:port. A store that binds by itself would listen
   // on all interfaces.
@@ -33,7 +36,8 @@ struct GlooOptions {
 };
 
 // Joins the group over TCP with Gloo; returns when all ranks are connected with each other. The
-// rendezvous store, which knows no password, is closed by then; what stays open is bound to `host`.
+// rendezvous store, which knows no password, is closed by then; what stays open is bound to
+// `own_host`.
 // Unavailable: not all ranks came, or one left.
 absl::StatusOr<std::unique_ptr<Communicator>> JoinGlooGroup(GlooOptions options);
 
@@ -42,7 +46,9 @@ struct BoundSocket {
   int port = 0;
 };
 
-// A TCP socket bound to a free port of 127.0.0.1, for GlooOptions::listen_fd.
+// A TCP socket bound to a free port of an IPv4 address, for GlooOptions::listen_fd.
+absl::StatusOr<BoundSocket> BindSocket(const std::string& host);
+// The same of 127.0.0.1.
 absl::StatusOr<BoundSocket> BindLoopback();
 
 }  // namespace lathe

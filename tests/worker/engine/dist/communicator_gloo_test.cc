@@ -29,6 +29,10 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
+// Before the first group: c10d's flight recorder adds every new group to one map of the process, and
+// takes no lock. Groups of one process are made by one thread, except here, where ranks are threads.
+const int kNoFlightRecorder = setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
+
 GlooOptions Options(int rank, int size, int port, UniqueFd listen_fd = {}) {
   GlooOptions options;
   options.rank = rank;
@@ -68,6 +72,49 @@ void ExpectCollectivesWork(Communicator& group) {
   EXPECT_EQ((*texts)[1], "xxx");
   EXPECT_TRUE(group.Barrier().ok());
 }
+
+// Rank r has r, r + 1, ... in `whole`.
+void ExpectPiecesAreSummedAndGathered(Communicator& group) {
+  const int size = group.size();
+  const at::Tensor whole = at::arange(2 * size, at::kFloat).add_(group.rank());
+  at::Tensor part = at::empty({2}, at::kFloat);
+  ASSERT_TRUE(group.ReduceScatterSum(whole, part).ok());
+  EXPECT_EQ(whole[0].item<double>(), group.rank()) << "the input was changed";
+  const int first = 2 * group.rank();
+  const double ranks = size * (size - 1) / 2.0;
+  EXPECT_EQ(part[0].item<double>(), size * first + ranks);
+  EXPECT_EQ(part[1].item<double>(), size * (first + 1) + ranks);
+  at::Tensor sums = at::empty({2 * size}, at::kFloat);
+  ASSERT_TRUE(group.AllGatherInto(part, sums).ok());
+  EXPECT_TRUE(at::equal(sums, at::arange(2 * size, at::kFloat).mul_(size).add_(ranks))) << sums;
+}
+
+TEST(GlooCommunicatorTest, PiecesAreSummedAndGathered) {
+  RunGloo(3, ExpectPiecesAreSummedAndGathered);
+}
+TEST(LocalGroupTest, PiecesAreSummedAndGathered) {
+  testing::LocalGroup(3).Run(ExpectPiecesAreSummedAndGathered);
+}
+TEST(SoloCommunicatorTest, PiecesAreSummedAndGathered) {
+  ExpectPiecesAreSummedAndGathered(*MakeSoloCommunicator());
+}
+
+// Ranks 0 and 2 become one group, rank 1 stays alone.
+void ExpectSplits(Communicator& group) {
+  auto split = group.Split(group.rank() % 2);
+  ASSERT_TRUE(split.ok()) << split.status();
+  const bool even = group.rank() % 2 == 0;
+  EXPECT_EQ((*split)->size(), even ? 2 : 1);
+  EXPECT_EQ((*split)->rank(), group.rank() / 2);
+  EXPECT_THAT(testing::ListeningOffLoopback(getpid()), IsEmpty());
+  at::Tensor sum = at::full({1}, group.rank() + 1.0, at::kDouble);
+  ASSERT_TRUE((*split)->AllReduceSum(sum).ok());
+  EXPECT_EQ(sum.item<double>(), even ? 4.0 : 2.0);
+  EXPECT_TRUE(group.Barrier().ok()) << "the whole group still works";
+}
+
+TEST(GlooCommunicatorTest, RanksOfOneColorBecomeAGroup) { RunGloo(3, ExpectSplits); }
+TEST(LocalGroupTest, RanksOfOneColorBecomeAGroup) { testing::LocalGroup(3).Run(ExpectSplits); }
 
 TEST(GlooCommunicatorTest, CollectivesWork) { RunGloo(3, ExpectCollectivesWork); }
 
@@ -135,6 +182,13 @@ TEST(GlooCommunicatorTest, RanksOfDifferentAttemptsDoNotMeet) {
   GlooOptions old = Options(1, 2, port);
   old.rendezvous_timeout = absl::Seconds(2);
   EXPECT_EQ(JoinGlooGroup(std::move(old)).status().code(), absl::StatusCode::kUnavailable);
+}
+
+TEST(BindSocketTest, NamesWhatIsWrong) {
+  EXPECT_EQ(BindSocket("localhost").status().message(),
+            "rendezvous: host is 'localhost'; must be an IPv4 address, as 127.0.0.1");
+  // TEST-NET-1 of RFC 5737: no machine has it.
+  EXPECT_TRUE(absl::StrContains(BindSocket("192.0.2.1").status().message(), "bind 192.0.2.1"));
 }
 
 TEST(GlooOptionsTest, NamesWhatIsWrong) {
