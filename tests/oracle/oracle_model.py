@@ -1,9 +1,9 @@
 """transformers + PEFT as the oracle, in float32 or in true float64."""
+import math
 import pathlib
 
 import torch
 from transformers import AutoModelForCausalLM
-from transformers.models.llama import modeling_llama
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 
@@ -13,10 +13,24 @@ def _rms_norm_64(self, hidden):
     return self.weight * (hidden * torch.rsqrt(variance + self.variance_epsilon))
 
 
+def _stretch_llama3_64(inv_freq, rope):
+    """modeling_rope_utils._compute_llama3_parameters in float64."""
+    low, high, factor = (rope[key] for key in ("low_freq_factor", "high_freq_factor", "factor"))
+    original = rope["original_max_position_embeddings"]
+    turns = original * inv_freq / (2 * math.pi)  # In the original context.
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - smooth) * inv_freq / factor + smooth * inv_freq
+
+
 def _rotary_64(self, x, position_ids):
-    dim = self.config.head_dim
-    theta = self.config.rope_parameters["rope_theta"]
-    inv_freq = 1.0 / (theta ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+    rope = self.config.rope_parameters
+    dim = getattr(self.config, "head_dim", None)
+    dim = dim or self.config.hidden_size // self.config.num_attention_heads
+    inv_freq = 1.0 / (rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim))
+    if rope["rope_type"] == "llama3":
+        inv_freq = _stretch_llama3_64(inv_freq, rope)
+    else:
+        assert rope["rope_type"] == "default", rope
     freqs = position_ids[..., None].double() * inv_freq
     emb = torch.cat((freqs, freqs), dim=-1)
     return emb.cos(), emb.sin()
@@ -27,9 +41,9 @@ def to_float64(model):
     float64 too: the angles are position / theta**(2i/d), all in float64."""
     model = model.double()
     for module in model.modules():
-        if isinstance(module, modeling_llama.LlamaRMSNorm):
+        if type(module).__name__.endswith("RMSNorm"):
             module.forward = _rms_norm_64.__get__(module)
-        if isinstance(module, modeling_llama.LlamaRotaryEmbedding):
+        if type(module).__name__.endswith("RotaryEmbedding"):
             module.forward = _rotary_64.__get__(module)
     return model
 

@@ -4,45 +4,49 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "common/base/status.h"
+#include "worker/formats/decoder_layout.h"
+#include "worker/formats/gguf_rope.h"
 #include "worker/formats/import_source.h"
+#include "worker/formats/model_family.h"
 #include "worker/formats/strict_json.h"
 
 namespace lathe {
 namespace {
 
-// llama.cpp's names for the parts of a layer; the prefix is "blk.N.".
+// llama.cpp's names for the modules of a layer, which all its families with our names share; the
+// prefix is "blk.N.".
 struct PartName {
   absl::string_view ours;
   absl::string_view theirs;
 };
 constexpr PartName kParts[] = {
-    {"input_layernorm.weight", "attn_norm.weight"},
-    {"self_attn.q_proj.weight", "attn_q.weight"},
-    {"self_attn.k_proj.weight", "attn_k.weight"},
-    {"self_attn.v_proj.weight", "attn_v.weight"},
-    {"self_attn.o_proj.weight", "attn_output.weight"},
-    {"post_attention_layernorm.weight", "ffn_norm.weight"},
-    {"mlp.gate_proj.weight", "ffn_gate.weight"},
-    {"mlp.up_proj.weight", "ffn_up.weight"},
-    {"mlp.down_proj.weight", "ffn_down.weight"},
+    {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
+    {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+    {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
+    {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
+    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},
 };
+constexpr const char* kRopeFactors = "rope_freqs.weight";
 
-std::string GgufName(const std::string& ours) {
-  if (ours == "model.embed_tokens.weight") return "token_embd.weight";
-  if (ours == "model.norm.weight") return "output_norm.weight";
-  if (ours == "lm_head.weight") return "output.weight";
-  const absl::string_view rest = absl::string_view(ours).substr(sizeof("model.layers.") - 1);
-  const size_t dot = rest.find('.');
+// Of `parameter`, with our names for its place. Empty: llama.cpp has none.
+std::string GgufName(const DecoderLayout& layout, const std::string& parameter) {
+  if (parameter == layout.embedding + ".weight") return "token_embd.weight";
+  if (parameter == layout.final_norm + ".weight") return "output_norm.weight";
+  if (parameter == layout.head + ".weight") return "output.weight";
+  const std::vector<std::string> parts = absl::StrSplit(
+      absl::string_view(parameter).substr(layout.layers.size() + 1), absl::MaxSplits('.', 1));
+  const size_t dot = parts[1].rfind('.');
   for (const PartName& part : kParts) {
-    if (part.ours == rest.substr(dot + 1)) {
-      return absl::StrCat("blk.", rest.substr(0, dot), ".", part.theirs);
-    }
+    if (part.ours != absl::string_view(parts[1]).substr(0, dot)) continue;
+    return absl::StrCat("blk.", parts[0], ".", part.theirs, parts[1].substr(dot));
   }
   return "";
 }
 
-// Keys of llama.* that are read or change nothing. Any other may change the mathematics: refused.
+// Keys of ARCHITECTURE.* that are read or change nothing. Any other may change the mathematics.
 const std::set<std::string>& KnownKeys() {
   static const auto* keys =
       new std::set<std::string>{"block_count",          "context_length",
@@ -51,77 +55,126 @@ const std::set<std::string>& KnownKeys() {
                                 "rope.freq_base",       "attention.layer_norm_rms_epsilon",
                                 "vocab_size",           "rope.dimension_count",
                                 "attention.key_length", "attention.value_length",
-                                "tensor_data_layout",   "rope.scaling.type"};
+                                "tensor_data_layout",   "rope.scaling.type",
+                                "rope.scaling.factor"};
   return *keys;
 }
 
-absl::Status CheckKeys(const GgufFile& file) {
+absl::StatusOr<const ModelFamily*> FamilyOf(const GgufFile& file) {
   LATHE_ASSIGN_OR_RETURN(const std::string architecture, GgufText(file, "general.architecture"));
-  if (architecture != "llama") {
-    return absl::UnimplementedError(absl::StrCat(
-        "general.architecture is ", ShortJson(architecture), "; supported is \"llama\""));
-  }
-  for (const auto& [key, value] : file.metadata()) {
-    if (!absl::StartsWith(key, "llama.") || KnownKeys().count(key.substr(6)) > 0) continue;
-    return absl::UnimplementedError(absl::StrCat(
-        ShortJson(key), " is set; supported of llama.* are ", absl::StrJoin(KnownKeys(), ", ")));
-  }
-  if (!GgufHas(file, "llama.rope.scaling.type")) return absl::OkStatus();
-  LATHE_ASSIGN_OR_RETURN(const std::string scaling, GgufText(file, "llama.rope.scaling.type"));
-  if (scaling == "none") return absl::OkStatus();
-  return absl::UnimplementedError(
-      absl::StrCat("llama.rope.scaling.type is ", ShortJson(scaling), "; supported is \"none\""));
+  const ModelFamily* family = FindFamilyOfGguf(architecture);
+  if (family != nullptr) return family;
+  return absl::UnimplementedError(absl::StrCat("general.architecture is ", ShortJson(architecture),
+                                               "; supported are ", SupportedGgufArchitectures()));
 }
 
-absl::Status ReadOptionalInteger(const GgufFile& file, const std::string& key, int64_t& value) {
-  if (!GgufHas(file, key)) return absl::OkStatus();
-  LATHE_ASSIGN_OR_RETURN(value, GgufInteger(file, key));
+// Reads the keys of one architecture: "llama.block_count".
+class KeyReader {
+ public:
+  KeyReader(const GgufFile& file, absl::string_view architecture)
+      : file_(file), prefix_(absl::StrCat(architecture, ".")) {}
+
+  std::string Key(absl::string_view name) const { return absl::StrCat(prefix_, name); }
+  absl::Status Check() const;
+  absl::Status Integer(absl::string_view name, int64_t& value) const {
+    LATHE_ASSIGN_OR_RETURN(value, GgufInteger(file_, Key(name)));
+    return absl::OkStatus();
+  }
+  absl::Status OptionalInteger(absl::string_view name, int64_t& value) const {
+    return GgufHas(file_, Key(name)) ? Integer(name, value) : absl::OkStatus();
+  }
+  absl::Status Number(absl::string_view name, double& value) const {
+    LATHE_ASSIGN_OR_RETURN(value, GgufNumber(file_, Key(name)));
+    return absl::OkStatus();
+  }
+  absl::Status OptionalNumber(absl::string_view name, double& value) const {
+    return GgufHas(file_, Key(name)) ? Number(name, value) : absl::OkStatus();
+  }
+
+ private:
+  const GgufFile& file_;
+  const std::string prefix_;
+};
+
+absl::Status KeyReader::Check() const {
+  for (const auto& [key, value] : file_.metadata()) {
+    if (!absl::StartsWith(key, prefix_) || KnownKeys().count(key.substr(prefix_.size())) > 0) {
+      continue;
+    }
+    return absl::UnimplementedError(absl::StrCat(ShortJson(key), " is set; supported of ", prefix_,
+                                                 "* are ", absl::StrJoin(KnownKeys(), ", ")));
+  }
   return absl::OkStatus();
 }
 
 // head_dim is written up to three times; all must agree.
-absl::Status ReadHeadDim(const GgufFile& file, ModelConfig& config) {
-  int64_t head_dim = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
-  LATHE_RETURN_IF_ERROR(ReadOptionalInteger(file, "llama.attention.key_length", head_dim));
-  config.head_dim = head_dim;
-  for (const char* key : {"llama.attention.value_length", "llama.rope.dimension_count"}) {
-    int64_t other = head_dim;
-    LATHE_RETURN_IF_ERROR(ReadOptionalInteger(file, key, other));
-    if (other == head_dim) continue;
-    return absl::UnimplementedError(
-        absl::StrCat(key, " is ", other, "; supported is ", head_dim, ", the size of a head"));
+absl::Status ReadHeadDim(const KeyReader& keys, ModelConfig& config) {
+  config.head_dim = config.num_heads > 0 ? config.hidden_size / config.num_heads : 0;
+  LATHE_RETURN_IF_ERROR(keys.OptionalInteger("attention.key_length", config.head_dim));
+  for (const char* name : {"attention.value_length", "rope.dimension_count"}) {
+    int64_t other = config.head_dim;
+    LATHE_RETURN_IF_ERROR(keys.OptionalInteger(name, other));
+    if (other == config.head_dim) continue;
+    return absl::UnimplementedError(absl::StrCat(keys.Key(name), " is ", other, "; supported is ",
+                                                 config.head_dim, ", the size of a head"));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file) {
-  LATHE_RETURN_IF_ERROR(CheckKeys(file));
-  ModelConfig config;
-  config.architecture = "LlamaForCausalLM";
-  LATHE_ASSIGN_OR_RETURN(config.hidden_size, GgufInteger(file, "llama.embedding_length"));
-  LATHE_ASSIGN_OR_RETURN(config.intermediate_size, GgufInteger(file, "llama.feed_forward_length"));
-  LATHE_ASSIGN_OR_RETURN(config.num_layers, GgufInteger(file, "llama.block_count"));
-  LATHE_ASSIGN_OR_RETURN(config.num_heads, GgufInteger(file, "llama.attention.head_count"));
-  LATHE_ASSIGN_OR_RETURN(config.max_positions, GgufInteger(file, "llama.context_length"));
+absl::Status ReadSizes(const KeyReader& keys, ModelConfig& config) {
+  LATHE_RETURN_IF_ERROR(keys.Integer("embedding_length", config.hidden_size));
+  LATHE_RETURN_IF_ERROR(keys.Integer("feed_forward_length", config.intermediate_size));
+  LATHE_RETURN_IF_ERROR(keys.Integer("block_count", config.num_layers));
+  LATHE_RETURN_IF_ERROR(keys.Integer("attention.head_count", config.num_heads));
+  LATHE_RETURN_IF_ERROR(keys.Integer("context_length", config.position_embeddings));
+  config.max_positions = config.position_embeddings;
   config.num_kv_heads = config.num_heads;
-  LATHE_RETURN_IF_ERROR(
-      ReadOptionalInteger(file, "llama.attention.head_count_kv", config.num_kv_heads));
-  LATHE_RETURN_IF_ERROR(ReadHeadDim(file, config));
-  LATHE_ASSIGN_OR_RETURN(config.rms_norm_eps,
-                         GgufNumber(file, "llama.attention.layer_norm_rms_epsilon"));
-  if (GgufHas(file, "llama.rope.freq_base")) {
-    LATHE_ASSIGN_OR_RETURN(config.rope_theta, GgufNumber(file, "llama.rope.freq_base"));
-  }
+  LATHE_RETURN_IF_ERROR(keys.OptionalInteger("attention.head_count_kv", config.num_kv_heads));
+  LATHE_RETURN_IF_ERROR(ReadHeadDim(keys, config));
+  LATHE_RETURN_IF_ERROR(keys.Number("attention.layer_norm_rms_epsilon", config.rms_norm_eps));
+  return keys.OptionalNumber("rope.freq_base", config.rope_theta);
+}
+
+absl::Status ReadVocabularySize(const GgufFile& file, const KeyReader& keys, ModelConfig& config) {
   LATHE_ASSIGN_OR_RETURN(const auto tokens,
                          GgufList<absl::string_view>(file, "tokenizer.ggml.tokens"));
   config.vocab_size = static_cast<int64_t>(tokens.size());
-  LATHE_RETURN_IF_ERROR(ReadOptionalInteger(file, "llama.vocab_size", config.vocab_size));
-  if (static_cast<int64_t>(tokens.size()) > config.vocab_size) {
-    return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.tokens has ", tokens.size(),
-                                                   " tokens; llama.vocab_size is ",
-                                                   config.vocab_size));
+  LATHE_RETURN_IF_ERROR(keys.OptionalInteger("vocab_size", config.vocab_size));
+  if (static_cast<int64_t>(tokens.size()) <= config.vocab_size) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tokenizer.ggml.tokens has ", tokens.size(),
+                                                 " tokens; ", keys.Key("vocab_size"), " is ",
+                                                 config.vocab_size));
+}
+
+absl::Status ReadRopeScaling(const GgufFile& file, const KeyReader& keys, ModelConfig& config) {
+  const auto factors = file.tensors().find(kRopeFactors);
+  if (factors != file.tensors().end()) {
+    LATHE_ASSIGN_OR_RETURN(config.rope_scaling, RopeScalingFromGguf(factors->second, config));
   }
+  const std::string key = keys.Key("rope.scaling.type");
+  if (!GgufHas(file, key)) return absl::OkStatus();
+  LATHE_ASSIGN_OR_RETURN(const std::string type, GgufText(file, key));
+  if (type == "none") return absl::OkStatus();
+  if (type == "linear" && factors == file.tensors().end()) {
+    config.rope_scaling.type = RopeType::kLinear;
+    return keys.Number("rope.scaling.factor", config.rope_scaling.factor);
+  }
+  return absl::UnimplementedError(absl::StrCat(key, " is ", ShortJson(type),
+                                               "; supported are \"none\", and \"linear\" without ",
+                                               kRopeFactors));
+}
+
+absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file, const ModelFamily& family) {
+  const KeyReader keys(file, family.gguf);
+  LATHE_RETURN_IF_ERROR(keys.Check());
+  ModelConfig config = family.defaults();
+  config.architecture = std::string(family.architecture);
+  LATHE_RETURN_IF_ERROR(ReadSizes(keys, config));
+  LATHE_RETURN_IF_ERROR(ReadVocabularySize(file, keys, config));
+  config.attention_bias = file.tensors().count("blk.0.attn_q.bias") > 0;
   config.tie_word_embeddings = file.tensors().count("output.weight") == 0;
+  LATHE_RETURN_IF_ERROR(ValidateModelConfig(config));
+  LATHE_RETURN_IF_ERROR(ReadRopeScaling(file, keys, config));
   LATHE_RETURN_IF_ERROR(ValidateModelConfig(config));
   return config;
 }
@@ -140,7 +193,7 @@ class GgufSource : public ModelSource {
     const GgufTensor* tensor = nullptr;
     bool permuted = false;  // Rows of q and k.
   };
-  absl::Status MatchTensors();
+  absl::Status MatchTensors(const ModelFamily& family);
 
   const GgufFile file_;
   ModelConfig config_;
@@ -149,16 +202,18 @@ class GgufSource : public ModelSource {
 };
 
 absl::Status GgufSource::Init() {
-  LATHE_ASSIGN_OR_RETURN(config_, ReadConfig(file_));
-  LATHE_RETURN_IF_ERROR(MatchTensors());
+  LATHE_ASSIGN_OR_RETURN(const ModelFamily* const family, FamilyOf(file_));
+  LATHE_ASSIGN_OR_RETURN(config_, ReadConfig(file_, *family));
+  LATHE_RETURN_IF_ERROR(MatchTensors(*family));
   LATHE_ASSIGN_OR_RETURN(text_files_, TokenizerFilesFromGguf(file_, config_));
   return absl::OkStatus();
 }
 
-absl::Status GgufSource::MatchTensors() {
-  std::set<std::string> used;
+absl::Status GgufSource::MatchTensors(const ModelFamily& family) {
+  const DecoderLayout layout = LayoutOf(config_);
+  std::set<std::string> used = {kRopeFactors};  // Read with the configuration.
   for (const ParameterSpec& spec : ParameterSpecs(config_)) {
-    const std::string name = GgufName(spec.name);
+    const std::string name = GgufName(layout, spec.name);
     const auto found = file_.tensors().find(name);
     const std::string expected = absl::StrCat("[", absl::StrJoin(spec.shape, ", "), "]");
     if (found == file_.tensors().end()) {
@@ -171,14 +226,15 @@ absl::Status GgufSource::MatchTensors() {
                                                      "]; must have ", expected));
     }
     used.insert(name);
-    const bool permuted =
-        absl::EndsWith(name, ".attn_q.weight") || absl::EndsWith(name, ".attn_k.weight");
-    parameters_.push_back({&found->second, permuted});
+    const bool query_or_key =
+        absl::StrContains(name, ".attn_q.") || absl::StrContains(name, ".attn_k.");
+    parameters_.push_back({&found->second, family.gguf_permutes_rows && query_or_key});
   }
   for (const auto& [name, tensor] : file_.tensors()) {
     if (used.count(name) > 0) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tensor ", ShortJson(name), " is there; a Llama of these sizes has none of that name"));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(name), " is there; a ",
+                                                   config_.architecture,
+                                                   " of these sizes has none of that name"));
   }
   return absl::OkStatus();
 }
@@ -191,12 +247,21 @@ int64_t PermutedRow(int64_t row, int64_t head_dim) {
   return row - in_head + 2 * (in_head % half) + in_head / half;
 }
 
+// A one-dimensional parameter is one row to the caller, and its values are what is permuted.
 void GgufSource::ReadRows(size_t index, int64_t first_row, int64_t num_rows, float* out) const {
-  const Parameter& parameter = parameters_[index];
-  if (!parameter.permuted) return DequantizeRows(*parameter.tensor, first_row, num_rows, out);
+  const auto& [tensor, permuted] = parameters_[index];
+  if (!permuted) return DequantizeRows(*tensor, first_row, num_rows, out);
+  if (tensor->shape.size() == 1) {
+    std::vector<float> stored(static_cast<size_t>(tensor->shape[0]));
+    DequantizeRows(*tensor, 0, 1, stored.data());
+    for (int64_t i = 0; i < tensor->shape[0]; ++i) {
+      out[i] = stored[static_cast<size_t>(PermutedRow(i, config_.head_dim))];
+    }
+    return;
+  }
   for (int64_t row = first_row; row < first_row + num_rows; ++row) {
-    DequantizeRows(*parameter.tensor, PermutedRow(row, config_.head_dim), 1, out);
-    out += parameter.tensor->shape.back();
+    DequantizeRows(*tensor, PermutedRow(row, config_.head_dim), 1, out);
+    out += tensor->shape.back();
   }
 }
 

@@ -7,9 +7,11 @@
 #include "absl/strings/str_join.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "worker/formats/decoder_layout.h"
 #include "worker/formats/import_source.h"
 #include "worker/formats/safetensors.h"
 #include "worker/formats/strict_json.h"
+#include "worker/formats/weight_files.h"
 
 namespace lathe {
 namespace {
@@ -24,22 +26,15 @@ bool Exists(const fs::path& dir, const std::string& name) {
   return fs::exists(fs::symlink_status(dir / name, error));
 }
 
-// All that is missing, at once; weights of a kind that is not read by name.
+// All that is missing, at once.
 absl::Status CheckPresence(const fs::path& dir) {
   std::vector<std::string> missing;
   for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) {
     if (!Exists(dir, name)) missing.emplace_back(name);
   }
-  if (!Exists(dir, "model.safetensors")) {
-    for (const char* other : {"model.safetensors.index.json", "pytorch_model.bin",
-                              "pytorch_model.bin.index.json", "consolidated.00.pth"}) {
-      if (!Exists(dir, other)) continue;
-      return absl::UnimplementedError(
-          absl::StrCat(dir.string(), ": has ", other,
-                       "; supported is one model.safetensors (no shards, no pickle)"));
-    }
-    missing.emplace_back("model.safetensors");
-  }
+  const absl::Status weights = WeightFiles::Look(dir);
+  if (absl::IsNotFound(weights)) missing.emplace_back("model.safetensors");
+  if (absl::IsUnimplemented(weights)) return weights;
   if (missing.empty()) return absl::OkStatus();
   return absl::NotFoundError(
       absl::StrCat(dir.string(), ": is missing ", absl::StrJoin(missing, ", ")));
@@ -152,8 +147,8 @@ void ConvertToFloat(Dtype dtype, const char* from, int64_t count, float* out) {
 
 class HuggingFaceSource : public ModelSource {
  public:
-  HuggingFaceSource(ModelConfig config, SafetensorsFile file)
-      : config_(std::move(config)), file_(std::move(file)) {}
+  HuggingFaceSource(ModelConfig config, WeightFiles files)
+      : config_(std::move(config)), files_(std::move(files)) {}
   absl::Status Init(const fs::path& dir);
 
   const ModelConfig& config() const override { return config_; }
@@ -169,13 +164,13 @@ class HuggingFaceSource : public ModelSource {
   absl::Status MatchTensors();
 
   const ModelConfig config_;
-  const SafetensorsFile file_;
+  const WeightFiles files_;
   std::map<std::string, std::string> text_files_;
   std::vector<const TensorView*> tensors_;
 };
 
 absl::Status HuggingFaceSource::Init(const fs::path& dir) {
-  LATHE_RETURN_IF_ERROR(Annotate(MatchTensors(), (dir / "model.safetensors").string()));
+  LATHE_RETURN_IF_ERROR(Annotate(MatchTensors(), (dir / files_.label()).string()));
   LATHE_ASSIGN_OR_RETURN(text_files_, ReadTextFiles(dir, config_));
   return absl::OkStatus();
 }
@@ -203,19 +198,19 @@ absl::Status CheckTensor(const TensorView* tensor, const ParameterSpec& spec) {
 absl::Status HuggingFaceSource::MatchTensors() {
   std::set<std::string> used;
   for (const ParameterSpec& spec : ParameterSpecs(config_)) {
-    const TensorView* tensor = file_.Find(spec.name);
+    const TensorView* tensor = files_.Find(spec.name);
     LATHE_RETURN_IF_ERROR(CheckTensor(tensor, spec));
     tensors_.push_back(tensor);
     used.insert(spec.name);
   }
-  for (const TensorView& tensor : file_.tensors()) {
+  const std::string head = LayoutOf(config_).head + ".weight";
+  for (const auto& [name, tensor] : files_.tensors()) {
     // Old files carry rotary constants; a tied head is a copy of the embeddings.
-    if (used.count(tensor.name) > 0 || absl::EndsWith(tensor.name, ".rotary_emb.inv_freq"))
-      continue;
-    if (tensor.name == "lm_head.weight" && config_.tie_word_embeddings) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("tensor ", ShortJson(tensor.name),
-                     " is there; a Llama of these sizes has none of that name"));
+    if (used.count(name) > 0 || absl::EndsWith(name, ".rotary_emb.inv_freq")) continue;
+    if (name == head && config_.tie_word_embeddings) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(name), " is there; a ",
+                                                   config_.architecture,
+                                                   " of these sizes has none of that name"));
   }
   return absl::OkStatus();
 }
@@ -244,9 +239,8 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenHuggingFaceSource(const fs::pat
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadText(dir, "config.json"));
   auto config = ParseModelConfig(text);
   if (!config.ok()) return Annotate(config.status(), dir.string());
-  LATHE_ASSIGN_OR_RETURN(const fs::path weights, FileInFolder(dir, "model.safetensors"));
-  LATHE_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(weights));
-  auto source = std::make_unique<HuggingFaceSource>(*std::move(config), std::move(file));
+  LATHE_ASSIGN_OR_RETURN(WeightFiles files, WeightFiles::Open(dir));
+  auto source = std::make_unique<HuggingFaceSource>(*std::move(config), std::move(files));
   LATHE_RETURN_IF_ERROR(source->Init(dir));
   return source;
 }

@@ -116,6 +116,13 @@ absl::Status WriteWeights(const ModelSource& source, const std::vector<Parameter
   return writer.Finish();
 }
 
+void SayWindow(const ModelConfig& config, const Progress& progress) {
+  if (config.max_positions == config.position_embeddings || !progress) return;
+  progress(absl::StrCat("config.json: sliding_window is ", config.sliding_window,
+                        ": sequences are limited to ", config.max_positions, " of ",
+                        config.position_embeddings, " tokens"));
+}
+
 }  // namespace
 
 absl::StatusOr<ImportedModel> ImportModel(const fs::path& source_path, const fs::path& output,
@@ -126,6 +133,7 @@ absl::StatusOr<ImportedModel> ImportModel(const fs::path& source_path, const fs:
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelSource> source, OpenSource(source_path));
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));
   LATHE_ASSIGN_OR_RETURN(TempFolder folder, TempFolder::Make(".import", target.parent_path()));
+  SayWindow(source->config(), progress);
   const std::vector<ParameterSpec> specs = ParameterSpecs(source->config());
   LATHE_RETURN_IF_ERROR(
       WriteFileAtomically(folder.path() / "config.json", ModelConfigJson(source->config())));
@@ -135,7 +143,7 @@ absl::StatusOr<ImportedModel> ImportModel(const fs::path& source_path, const fs:
   LATHE_RETURN_IF_ERROR(
       WriteWeights(*source, specs, folder.path() / "model.safetensors", progress));
   LATHE_RETURN_IF_ERROR(folder.PublishAs(target));
-  return ImportedModel{"llama", CountValues(specs)};
+  return ImportedModel{ModelTypeOf(source->config()), CountValues(specs)};
 }
 
 }  // namespace lathe

@@ -10,7 +10,7 @@
 namespace lathe {
 
 struct ImportedModel {
-  std::string architecture;  // "llama".
+  std::string architecture;  // model_type of config.json: "llama".
   int64_t parameters = 0;
 };
 

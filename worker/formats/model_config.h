@@ -10,9 +10,22 @@
 
 namespace lathe {
 
-// What config.json of a Llama-family decoder says.
+enum class RopeType { kDefault, kLinear, kLlama3 };
+
+// How rotary frequencies are stretched. Source: transformers, modeling_rope_utils.py.
+struct RopeScaling {
+  RopeType type = RopeType::kDefault;
+  double factor = 1;  // Of kLinear and kLlama3. In [1, 10000].
+  // Of kLlama3: wavelengths above original / low are divided by the factor, those below original /
+  // high are kept, those between are blended.
+  double low_freq_factor = 1;
+  double high_freq_factor = 4;
+  int64_t original_positions = 8192;
+};
+
+// What config.json of a decoder says. model_family.h lists the families.
 struct ModelConfig {
-  std::string architecture;  // "LlamaForCausalLM".
+  std::string architecture;  // "LlamaForCausalLM": names the family.
   int64_t hidden_size = 0;
   int64_t intermediate_size = 0;
   int64_t num_layers = 0;
@@ -20,9 +33,17 @@ struct ModelConfig {
   int64_t num_kv_heads = 0;
   int64_t head_dim = 0;
   int64_t vocab_size = 0;
+  // The longest sequence that is computed as the model means it: max_position_embeddings, or the
+  // sliding window where that is shorter. Attention here is always full, and inside of one window
+  // both are the same.
   int64_t max_positions = 0;
+  int64_t position_embeddings = 0;  // max_position_embeddings as the file has it.
+  int64_t sliding_window = 0;       // 0: none.
+  int64_t max_window_layers = 0;    // Qwen: the first layer that has the window.
   double rope_theta = 10000;
+  RopeScaling rope_scaling;
   double rms_norm_eps = 1e-5;
+  bool attention_bias = false;  // The key of that name, where the family has it.
   bool tie_word_embeddings = false;
   // -1 or empty: not given. Passed through; generation_config.json wins over them.
   int64_t bos_token_id = -1;
@@ -36,14 +57,17 @@ struct ParameterSpec {
   std::vector<int64_t> shape;
 };
 
-// Unsupported architectures, activations, biases and rope scalings are refused by name with what is
-// allowed (Unimplemented); sizes out of bounds are InvalidArgument.
+// Unsupported architectures, activations and rope types are refused by name with what is allowed
+// (Unimplemented); sizes out of bounds are InvalidArgument.
 absl::StatusOr<ModelConfig> ParseModelConfig(absl::string_view config_json);
 absl::StatusOr<ModelConfig> LoadModelConfig(const std::filesystem::path& model_dir);
 // Keys sorted, indent 2, as transformers reads it (4 and 5: rope_theta at the top).
 std::string ModelConfigJson(const ModelConfig& config);
 // The bounds that ParseModelConfig checks; for a config that comes from elsewhere.
 absl::Status ValidateModelConfig(const ModelConfig& config);
+
+// "llama". REQUIRES: config.architecture is of a family, as in every config made here.
+std::string ModelTypeOf(const ModelConfig& config);
 
 // Every parameter of the model in canonical order. A tied lm_head.weight is not among them.
 std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config);

@@ -207,13 +207,90 @@ TEST_F(ImportTest, NamesEveryMissingFile) {
   ExpectRefused(temp_.path() / "no", "is not there", absl::StatusCode::kNotFound);
 }
 
-TEST_F(ImportTest, RefusesShardsAndPickleByName) {
+TEST_F(ImportTest, RefusesPickleByName) {
   const fs::path folder = Folder();
   fs::remove(folder / "model.safetensors");
   Write(folder / "pytorch_model.bin", "x");
-  ExpectRefused(folder, "pytorch_model.bin; supported is one model.safetensors", kUnimplemented);
-  Write(folder / "model.safetensors.index.json", "{}");
-  ExpectRefused(folder, "model.safetensors.index.json", kUnimplemented);
+  ExpectRefused(folder, "pytorch_model.bin; supported are model.safetensors and the shards",
+                kUnimplemented);
+}
+
+// The tiny model with its tensors dealt out to shards, and an index that says so.
+class ShardTest : public ImportTest {
+ protected:
+  ShardTest() : source_(*SafetensorsFile::Open(kTinyFolder / "model.safetensors")) {
+    for (const TensorView& tensor : source_.tensors()) {
+      const char* shard = shards_.size() % 2 == 0 ? kFirst : kSecond;
+      shards_[tensor.name] = shard;
+      index_[tensor.name] = shard;
+    }
+  }
+
+  fs::path WriteFolder() {
+    const fs::path folder = Folder();
+    fs::remove(folder / "model.safetensors");
+    for (const char* shard : {kFirst, kSecond}) {
+      std::vector<TensorView> part;
+      for (const TensorView& tensor : source_.tensors()) {
+        if (shards_[tensor.name] == shard) part.push_back(tensor);
+      }
+      EXPECT_TRUE(WriteSafetensors(folder / shard, part).ok());
+    }
+    Write(folder / "model.safetensors.index.json", json{{"weight_map", index_}}.dump());
+    return folder;
+  }
+
+  static constexpr const char* kFirst = "model-00001-of-00002.safetensors";
+  static constexpr const char* kSecond = "model-00002-of-00002.safetensors";
+  const SafetensorsFile source_;
+  std::map<std::string, std::string> shards_;
+  json index_ = json::object();
+};
+
+TEST_F(ShardTest, ShardsGiveTheBytesOfOneFile) {
+  ASSERT_TRUE(Import(WriteFolder()).ok());
+  const std::string sharded = Read(Output() / "model.safetensors");
+  fs::remove_all(Output());
+  ASSERT_TRUE(Import(kTinyFolder).ok());
+  EXPECT_EQ(sharded, Read(Output() / "model.safetensors"));
+}
+
+TEST_F(ShardTest, AMissingShardIsNamed) {
+  const fs::path folder = WriteFolder();
+  fs::remove(folder / kSecond);
+  ExpectRefused(folder, absl::StrCat("is missing ", kSecond, ", of the 2 shards"),
+                absl::StatusCode::kNotFound);
+}
+
+TEST_F(ShardTest, AShardNameWithAPathIsRefused) {
+  for (const char* name : {"../x.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""}) {
+    index_["model.norm.weight"] = name;
+    ExpectRefused(WriteFolder(), "must be plain names of .safetensors files", kInvalid);
+  }
+  index_["model.norm.weight"] = 7;
+  ExpectRefused(WriteFolder(), "weight_map has 7", kInvalid);
+}
+
+TEST_F(ShardTest, ATensorInTwoShardsIsRefused) {
+  const fs::path folder = WriteFolder();
+  ASSERT_TRUE(WriteSafetensors(folder / kSecond, source_.tensors()).ok());
+  ExpectRefused(folder, absl::StrCat(" is in ", kFirst, " and in ", kSecond), kInvalid);
+}
+
+TEST_F(ShardTest, AnIndexThatContradictsItsShardsIsRefused) {
+  index_["model.norm.weight"] = shards_["model.norm.weight"] == kFirst ? kSecond : kFirst;
+  ExpectRefused(WriteFolder(), "\"model.norm.weight\" is in model-0000", kInvalid);
+  index_ = json::object({{"model.no.weight", kFirst}});
+  ExpectRefused(WriteFolder(), "which has none of that name", kInvalid);
+  index_ = json::array();
+  ExpectRefused(WriteFolder(), "weight_map is []", kInvalid);
+}
+
+TEST_F(ShardTest, ALinkOutOfTheFolderIsRefused) {
+  const fs::path folder = WriteFolder();
+  fs::rename(folder / kFirst, temp_.path() / "elsewhere");
+  fs::create_symlink(temp_.path() / "elsewhere", folder / kFirst);
+  ExpectRefused(folder, "symbolic link out of its folder", kInvalid);
 }
 
 TEST_F(ImportTest, NamesTheTensorThatIsMissingExtraOrOfAnotherShape) {
@@ -292,8 +369,10 @@ TEST_F(ImportTest, NamesWhatAGgufHasThatIsNotSupported) {
                 kUnimplemented);
   ExpectRefused(Gguf("gpt2", "bert"), "tokenizer.ggml.model is \"bert\"", kUnimplemented);
   std::string from = GgufString("llama");
-  ExpectRefused(Gguf(from, GgufString("qwen2")), "general.architecture is \"qwen2\"",
+  ExpectRefused(Gguf(from, GgufString("bloom")),
+                "general.architecture is \"bloom\"; supported are \"llama\", \"qwen2\", \"qwen3\"",
                 kUnimplemented);
+  ExpectRefused(Gguf(from, GgufString("qwen2")), "qwen2.embedding_length is missing", kInvalid);
   ExpectRefused(Gguf("llama.vocab_size", "llama.logit_scal"), "llama.logit_scal", kUnimplemented);
   ExpectRefused(Gguf("blk.1.ffn_up", "blk.9.ffn_up"), "'blk.1.ffn_up.weight' is missing", kInvalid);
   ExpectRefused(Gguf("tokenizer.chat_template", "tokenizer.chat_templatx"),
@@ -314,6 +393,66 @@ TEST_F(ImportTest, RefusesATokenizerThatContradictsItself) {
       absl::StrCat(merge[0].get<std::string>(), " ", merge[1].get<std::string>());
   const std::string broken = absl::StrReplaceAll(text, {{" ", "_"}});
   ExpectRefused(Gguf(GgufString(text), GgufString(broken)), "must be two tokens", kInvalid);
+}
+
+// q and k rows in llama.cpp's order (llama) or not (qwen), biases, norms of heads.
+TEST_F(ImportTest, AGgufOfEveryFamilyGivesTheReferencesBits) {
+  for (const auto& [name, type] :
+       {std::pair("llama3", "llama"), std::pair("qwen2", "qwen2"), std::pair("qwen3", "qwen3")}) {
+    const fs::path base = fs::path(LATHE_TEST_DATA) / "gguf" / name;
+    const auto model = ImportModel(base.string() + ".gguf", Output(), nullptr);
+    ASSERT_TRUE(model.ok()) << model.status();
+    EXPECT_EQ(model->architecture, type);
+    const json expected = json::parse(Read(base.string() + ".json"));
+    const auto file = SafetensorsFile::Open(Output() / "model.safetensors");
+    ASSERT_EQ(file->tensors().size(), expected.size());
+    for (const TensorView& tensor : file->tensors()) {
+      EXPECT_EQ(Sha256Hex(tensor.bytes), expected.at(tensor.name)) << name << " " << tensor.name;
+    }
+    auto config = LoadModelConfig(Output());
+    const auto source = LoadModelConfig(fs::path(LATHE_TEST_DATA) / "families" / name);
+    ASSERT_TRUE(config.ok() && source.ok()) << config.status() << source.status();
+    config->rms_norm_eps = source->rms_norm_eps;  // A 32-bit float in the file.
+    config->pad_token_id = source->pad_token_id;
+    if (std::string(name) == "llama3") {  // Has Llama 3.1's own numbers.
+      EXPECT_EQ(config->rope_theta, 500000);
+      EXPECT_EQ(config->rope_scaling.factor, 8);
+      EXPECT_EQ(config->rope_scaling.original_positions, 8192);
+      config->rope_theta = source->rope_theta;
+      config->rope_scaling = source->rope_scaling;
+    }
+    EXPECT_EQ(ModelConfigJson(*config), ModelConfigJson(*source));
+    fs::remove_all(Output());
+  }
+}
+
+TEST_F(ImportTest, RefusesRopeFactorsThatAreNotLlama3s) {
+  std::string bytes = Read(LATHE_TEST_DATA "/gguf/llama3.gguf");
+  const std::string factors = absl::StrCat(Raw(1.0F), Raw(1.0F));  // rope_freqs.weight begins so.
+  const size_t at = bytes.rfind(factors);
+  ASSERT_NE(at, std::string::npos);
+  std::string other = bytes;
+  other.replace(at + 4, 4, Raw(1.5F));
+  ExpectRefused(Write(temp_.path() / "x.gguf", other),
+                "'rope_freqs.weight' has 1.5 at 1; supported are", kUnimplemented);
+  other.replace(at + 4, 4, Raw(std::numeric_limits<float>::quiet_NaN()));
+  ExpectRefused(Write(temp_.path() / "x.gguf", other), "'rope_freqs.weight' has nan",
+                kUnimplemented);
+}
+
+TEST_F(ImportTest, SaysThatASlidingWindowLimitsTheLength) {
+  const fs::path folder = Folder();
+  json config = json::parse(Read(folder / "config.json"));
+  config["architectures"] = json::array({"MistralForCausalLM"});
+  config["model_type"] = "mistral";
+  config["sliding_window"] = 128;
+  Write(folder / "config.json", config.dump());
+  std::vector<std::string> lines;
+  const auto model =
+      ImportModel(folder, Output(), [&](const std::string& line) { lines.push_back(line); });
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_EQ(lines[0],
+            "config.json: sliding_window is 128: sequences are limited to 128 of 512 tokens");
 }
 
 TEST_F(ImportTest, NeverTouchesWhatIsThereAlready) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "absl/strings/match.h"
 #include "common/base/file.h"
 #include "nlohmann/json.hpp"
@@ -75,14 +77,15 @@ TEST(ModelConfigTest, ReadsTheRopeOfTransformers5) {
 
 TEST(ModelConfigTest, RefusesWhatItCannotComputeByName) {
   const std::vector<std::pair<const char*, json>> cases = {
-      {"architectures", json::array({"MistralForCausalLM"})},
+      {"architectures", json::array({"GPT2LMHeadModel"})},
       {"model_type", "qwen2"},
       {"hidden_act", "gelu"},
-      {"attention_bias", true},
       {"mlp_bias", true},
-      {"rope_scaling", {{"rope_type", "llama3"}, {"factor", 8.0}}},
-      {"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}},
+      {"sliding_window", 128},
+      {"rope_scaling", {{"rope_type", "dynamic"}, {"factor", 8.0}}},
+      {"rope_scaling", {{"factor", 2.0}}},
       {"rope_parameters", {{"rope_type", "yarn"}}},
+      {"rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}},
       {"quantization_config", {{"bits", 4}}},
       {"partial_rotary_factor", 0.5}};
   for (const auto& [key, value] : cases) {
@@ -90,6 +93,111 @@ TEST(ModelConfigTest, RefusesWhatItCannotComputeByName) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << key << ": " << status;
     EXPECT_TRUE(absl::StrContains(status.message(), "supported")) << status;
   }
+  EXPECT_TRUE(absl::StrContains(
+      ParseWith("architectures", json::array({"GPT2LMHeadModel"})).message(),
+      "supported are LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"));
+}
+
+// A config.json of tests/data/families with some keys changed.
+absl::StatusOr<ModelConfig> ParseFamily(const std::string& family, const json& changes = {}) {
+  json root =
+      json::parse(*ReadFile(std::string(LATHE_TEST_DATA "/families/") + family + "/config.json"));
+  if (!changes.is_null()) root.update(changes);
+  return ParseModelConfig(root.dump());
+}
+
+std::vector<std::string> LayerParameters(const ModelConfig& config) {
+  std::vector<std::string> names;
+  for (const ParameterSpec& spec : ParameterSpecs(config)) {
+    if (absl::StartsWith(spec.name, "model.layers.0.")) names.push_back(spec.name.substr(15));
+  }
+  return names;
+}
+
+TEST(FamilyConfigTest, WhatIsWrittenIsReadBack) {
+  for (const char* family : {"llama3", "mistral", "qwen2", "qwen3"}) {
+    const auto config = ParseFamily(family);
+    ASSERT_TRUE(config.ok()) << config.status();
+    const auto again = ParseModelConfig(ModelConfigJson(*config));
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(ModelConfigJson(*again), ModelConfigJson(*config));
+    EXPECT_EQ(again->max_positions, config->max_positions);
+    EXPECT_EQ(LayerParameters(*again), LayerParameters(*config));
+  }
+}
+
+TEST(FamilyConfigTest, LayersHaveTheParametersOfTheirFamily) {
+  const auto has = [](const std::string& family, const std::string& name) {
+    const std::vector<std::string> names = LayerParameters(*ParseFamily(family));
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  EXPECT_TRUE(has("llama3", "self_attn.q_proj.bias"));  // attention_bias.
+  EXPECT_TRUE(has("llama3", "self_attn.o_proj.bias"));
+  EXPECT_TRUE(has("qwen2", "self_attn.v_proj.bias"));
+  EXPECT_FALSE(has("qwen2", "self_attn.o_proj.bias"));
+  EXPECT_FALSE(has("mistral", "self_attn.q_proj.bias"));
+  EXPECT_TRUE(has("qwen3", "self_attn.k_norm.weight"));
+  EXPECT_FALSE(has("qwen3", "self_attn.q_proj.bias"));
+}
+
+TEST(FamilyConfigTest, ReadsTheRopeScalingOfBothTransformers) {
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 32},
+                       {"low_freq_factor", 1},
+                       {"high_freq_factor", 4},
+                       {"rope_theta", 500000.0}};
+  for (const char* key : {"rope_scaling", "rope_parameters"}) {
+    json root = TinyJson();
+    root.erase("rope_scaling");
+    root[key] = llama3;
+    const auto config = ParseModelConfig(root.dump());
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_EQ(config->rope_scaling.type, RopeType::kLlama3);
+    EXPECT_EQ(config->rope_scaling.factor, 32);
+    EXPECT_EQ(config->rope_scaling.original_positions, 512);  // max_position_embeddings.
+    EXPECT_EQ(config->rope_theta, 500000);
+  }
+  EXPECT_EQ(ParseWith("rope_scaling", {{"type", "linear"}, {"factor", 2.0}}), absl::OkStatus());
+}
+
+TEST(FamilyConfigTest, RefusesRopeScalingsThatContradictThemselves) {
+  const json good = {{"rope_type", "llama3"},
+                     {"factor", 8.0},
+                     {"low_freq_factor", 1.0},
+                     {"high_freq_factor", 4.0},
+                     {"original_max_position_embeddings", 64}};
+  EXPECT_TRUE(ParseWith("rope_scaling", good).ok());
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, json>>{{"factor", 0.5},
+                                                 {"factor", "8"},
+                                                 {"factor", nullptr},
+                                                 {"low_freq_factor", 0},
+                                                 {"high_freq_factor", 1.0},
+                                                 {"original_max_position_embeddings", 0}}) {
+    json bad = good;
+    bad[key] = value;
+    EXPECT_EQ(ParseWith("rope_scaling", bad).code(), absl::StatusCode::kInvalidArgument)
+        << key << " " << value;
+  }
+}
+
+// Inside of one window the window changes nothing.
+TEST(FamilyConfigTest, ASlidingWindowLimitsTheSequenceLength) {
+  EXPECT_EQ(ParseFamily("mistral")->max_positions, 256);
+  EXPECT_EQ(ParseFamily("mistral")->position_embeddings, 512);
+  EXPECT_EQ(ParseFamily("mistral", {{"sliding_window", nullptr}})->max_positions, 512);
+  EXPECT_EQ(ParseFamily("mistral", {{"sliding_window", 4096}})->max_positions, 512);
+  EXPECT_FALSE(ParseFamily("mistral", {{"sliding_window", 0}}).ok());
+  const json used = {{"use_sliding_window", true}, {"sliding_window", 128}};
+  EXPECT_EQ(ParseFamily("qwen2", used)->max_positions, 512);  // max_window_layers is 2 of 2.
+  json some = used;
+  some["max_window_layers"] = 1;
+  EXPECT_EQ(ParseFamily("qwen2", some)->max_positions, 128);
+  EXPECT_EQ(ParseFamily("qwen2", {{"sliding_window", 128}})->max_positions, 512);
+  EXPECT_EQ(ParseFamily("qwen3", {{"layer_types", {"sliding_attention", "full_attention"}}})
+                .status()
+                .code(),
+            absl::StatusCode::kUnimplemented);
 }
 
 TEST(ModelConfigTest, RefusesSizesOutOfBounds) {

@@ -11,6 +11,7 @@
 #include "worker/engine/model/adapter.h"
 #include "worker/engine/model/causal_lm.h"
 #include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/rope_frequencies.h"
 #include "worker/engine/model/weights.h"
 #include "worker/engine/ops/attention.h"
 #include "worker/engine/ops/counter_random.h"
@@ -18,7 +19,8 @@
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
 
-// Llama decoder. Source of the arithmetic: transformers, models/llama/modeling_llama.py.
+// Decoder of Llama and those who follow it. Source of the arithmetic: transformers,
+// models/llama/modeling_llama.py; qwen2 (biases), qwen3 (norms of query and key heads).
 // T tokens, N labels, D model width, H query heads, K key heads, E head width, V vocabulary.
 
 namespace lathe {
@@ -107,7 +109,10 @@ void CheckBatch(const PackedBatch& batch, const ModelConfig& config) {
 class LlamaLm final : public CausalLm {
  public:
   LlamaLm(ModelConfig config, ModelWeights weights, at::ScalarType dtype)
-      : config_(std::move(config)), weights_(std::move(weights)), dtype_(dtype) {}
+      : config_(std::move(config)),
+        weights_(std::move(weights)),
+        dtype_(dtype),
+        rope_frequencies_(RopeFrequencies(config_, dtype)) {}
 
   const ModelConfig& config() const override { return config_; }
 
@@ -204,7 +209,7 @@ class LlamaLm final : public CausalLm {
   HeadShape heads() const { return {config_.num_heads, config_.num_kv_heads, config_.head_dim}; }
 
   RopeTable Rope(const at::Tensor& positions) const {
-    return MakeRopeTable(positions, config_.head_dim, config_.rope_theta, dtype_);
+    return MakeRopeTable(positions, rope_frequencies_);
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
@@ -244,7 +249,8 @@ class LlamaLm final : public CausalLm {
     const auto project = [&](Projection projection, const at::Tensor& x) {
       return Project(layer, projection, x, pass);
     };
-    const at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, weights.input_norm, eps));
+    at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, weights.input_norm, eps));
+    if (weights.head_norm.defined()) qkv = NormHeads(qkv, weights.head_norm, eps);
     const at::Tensor attended = hidden + project(Projection::kOutput, pass.attend(layer, qkv));
     const at::Tensor gate_up =
         project(Projection::kGateUp, RmsNorm(attended, weights.post_attention_norm, eps));
@@ -278,6 +284,7 @@ class LlamaLm final : public CausalLm {
   const ModelConfig config_;
   const ModelWeights weights_;
   const at::ScalarType dtype_;
+  const at::Tensor rope_frequencies_;  // [E / 2]
   std::map<std::string, Adapter> adapters_;
 };
 

@@ -66,19 +66,24 @@ class TensorMaker {
 
   at::Tensor Make(const std::string& name) const { return Join({name}); }
 
-  LinearGroup Group(const std::string& prefix, const std::vector<std::string>& modules) const {
+  LinearGroup Group(const DecoderLayout& layout, const std::string& prefix,
+                    Projection projection) const {
     LinearGroup group;
-    std::vector<std::string> names;
-    for (const std::string& module : modules) {
-      names.push_back(absl::StrCat(prefix, module, ".weight"));
-      group.out_features.push_back(file_.Find(names.back())->shape[0]);
+    std::vector<std::string> weights;
+    std::vector<std::string> biases;
+    for (const LinearSpec& linear : layout.linears) {
+      if (linear.projection != projection) continue;
+      weights.push_back(absl::StrCat(prefix, linear.name, ".weight"));
+      if (linear.bias) biases.push_back(absl::StrCat(prefix, linear.name, ".bias"));
+      group.out_features.push_back(linear.out_features);
     }
-    group.weight = Join(names);
+    group.weight = Join(weights);
+    if (!biases.empty()) group.bias = Join(biases);
     return group;
   }
 
  private:
-  // Matrices of one width below each other: a view where the file has them so.
+  // Matrices of one width below each other, or vectors: a view where the file has them so.
   at::Tensor Join(const std::vector<std::string>& names) const {
     std::vector<at::Tensor> parts;
     std::vector<int64_t> shape = file_.Find(names[0])->shape;
@@ -106,15 +111,26 @@ class TensorMaker {
   const bool fp64_;
 };
 
-LayerWeights MakeLayer(const TensorMaker& maker, int64_t layer) {
-  const std::string prefix = absl::StrCat("model.layers.", layer, ".");
+// One row per query head, then one per key head.
+at::Tensor HeadNorm(const TensorMaker& maker, const DecoderLayout& layout,
+                    const std::string& prefix, const ModelConfig& config) {
+  if (layout.query_norm.empty()) return {};
+  const at::Tensor q = maker.Make(absl::StrCat(prefix, layout.query_norm, ".weight"));
+  const at::Tensor k = maker.Make(absl::StrCat(prefix, layout.key_norm, ".weight"));
+  return at::cat({q.expand({config.num_heads, -1}), k.expand({config.num_kv_heads, -1})}, 0);
+}
+
+LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout,
+                       const ModelConfig& config, int64_t layer) {
+  const std::string prefix = absl::StrCat(layout.layers, ".", layer, ".");
   LayerWeights weights;
-  weights.input_norm = maker.Make(prefix + "input_layernorm.weight");
-  weights.post_attention_norm = maker.Make(prefix + "post_attention_layernorm.weight");
-  weights.groups[0] = maker.Group(prefix + "self_attn.", {"q_proj", "k_proj", "v_proj"});
-  weights.groups[1] = maker.Group(prefix + "self_attn.", {"o_proj"});
-  weights.groups[2] = maker.Group(prefix + "mlp.", {"gate_proj", "up_proj"});
-  weights.groups[3] = maker.Group(prefix + "mlp.", {"down_proj"});
+  weights.input_norm = maker.Make(absl::StrCat(prefix, layout.input_norm, ".weight"));
+  weights.post_attention_norm =
+      maker.Make(absl::StrCat(prefix, layout.post_attention_norm, ".weight"));
+  weights.head_norm = HeadNorm(maker, layout, prefix, config);
+  for (int i = 0; i < kNumProjections; ++i) {
+    weights.groups[i] = maker.Group(layout, prefix, static_cast<Projection>(i));
+  }
   return weights;
 }
 
@@ -128,10 +144,14 @@ absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelC
   ModelWeights weights = {
       .file = std::move(file), .embedding = {}, .final_norm = {}, .head = {}, .layers = {}};
   const TensorMaker maker(weights.file, options.fp64);
-  weights.embedding = maker.Make("model.embed_tokens.weight");
-  weights.final_norm = maker.Make("model.norm.weight");
-  weights.head = config.tie_word_embeddings ? weights.embedding : maker.Make("lm_head.weight");
-  for (int64_t i = 0; i < config.num_layers; ++i) weights.layers.push_back(MakeLayer(maker, i));
+  const DecoderLayout layout = LayoutOf(config);
+  weights.embedding = maker.Make(layout.embedding + ".weight");
+  weights.final_norm = maker.Make(layout.final_norm + ".weight");
+  weights.head =
+      config.tie_word_embeddings ? weights.embedding : maker.Make(layout.head + ".weight");
+  for (int64_t i = 0; i < config.num_layers; ++i) {
+    weights.layers.push_back(MakeLayer(maker, layout, config, i));
+  }
   return weights;
 }
 

@@ -8,18 +8,16 @@
 #include "absl/status/statusor.h"
 #include "worker/engine/model/causal_lm.h"
 #include "worker/engine/ops/lora_linear.h"
+#include "worker/formats/decoder_layout.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/safetensors.h"
 
 namespace lathe {
 
-// The linear layers of a decoder layer that share their input, in the order of the computation.
-enum class Projection { kQkv, kOutput, kGateUp, kDown };
-inline constexpr int kNumProjections = 4;
-
 struct LayerWeights {
   at::Tensor input_norm;                // [D]
   at::Tensor post_attention_norm;       // [D]
+  at::Tensor head_norm;                 // [H + K, E], of queries and keys. Undefined: none.
   LinearGroup groups[kNumProjections];  // By Projection.
 };
 

@@ -170,12 +170,9 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 
 }  // namespace
 
-RopeTable MakeRopeTable(const at::Tensor& positions, int64_t head_dim, double theta,
-                        at::ScalarType dtype) {
-  const at::Tensor exponent =
-      at::arange(0, head_dim, 2, at::kLong).to(dtype) / static_cast<double>(head_dim);
-  const at::Tensor frequency = at::pow(theta, exponent).reciprocal_();
-  const at::Tensor angle = positions.to(dtype).unsqueeze(1) * frequency.unsqueeze(0);
+RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies) {
+  const at::Tensor angle =
+      positions.to(frequencies.scalar_type()).unsqueeze(1) * frequencies.unsqueeze(0);
   return {at::cos(angle), at::sin(angle)};
 }
 

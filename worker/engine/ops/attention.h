@@ -17,16 +17,15 @@ struct HeadShape {
   int64_t head_dim = 0;      // E
 };
 
-// cos and sin of position * theta^(-2 i / E), each [T, E / 2].
+// cos and sin of position * frequency, each [T, E / 2].
 struct RopeTable {
   at::Tensor cos;
   at::Tensor sin;
 };
 
-// In the arithmetic of `dtype` throughout, as transformers' LlamaRotaryEmbedding does in fp32.
-// `positions` is a whole-number tensor [T].
-RopeTable MakeRopeTable(const at::Tensor& positions, int64_t head_dim, double theta,
-                        at::ScalarType dtype);
+// In the arithmetic of `frequencies` [E / 2] throughout, as transformers' LlamaRotaryEmbedding does
+// in fp32. `positions` is a whole-number tensor [T].
+RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies);
 
 // qkv [T, (H + 2 K) E]: queries, keys, values of each token -> [T, H E]. `document_begin` as in
 // PackedBatch. Nothing of size T x T outlives the call: backward computes the scores again.

@@ -9,23 +9,58 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// dx of y = weight * x * inverse with inverse = 1 / sqrt(mean(x^2) + eps). With n = x * inverse and
+// g = weight * dy: dx = inverse * (g - n * mean(g * n)).
+at::Tensor RmsNormBackward(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
+                           const at::Tensor& inverse) {
+  const at::Tensor normed = x * inverse;
+  at::Tensor grad = grad_y * weight;
+  const at::Tensor mean = at::mean(grad * normed, {-1}, /*keepdim=*/true);
+  return grad.addcmul_(normed, mean, -1).mul_(inverse);
+}
+
+at::Tensor InverseRms(const at::Tensor& x, double eps) {
+  return at::mean(x * x, {-1}, /*keepdim=*/true).add_(eps).rsqrt_();
+}
+
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             double eps) {
-    const at::Tensor inverse =
-        at::mean(x * x, {-1}, /*keepdim=*/true).add_(eps).rsqrt_();  // [T, 1]
+    const at::Tensor inverse = InverseRms(x, eps);  // [T, 1]
     ctx->save_for_backward({x, weight, inverse});
     return at::mul(x, inverse).mul_(weight);
   }
 
-  // With n = x * inverse and g = weight * dy: dx = inverse * (g - n * mean(g * n)).
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& inverse = saved[2];
-    const at::Tensor normed = saved[0] * inverse;
-    at::Tensor grad = grads[0] * saved[1];
-    const at::Tensor mean = at::mean(grad * normed, {-1}, /*keepdim=*/true);
-    grad.addcmul_(normed, mean, -1).mul_(inverse);
+    return {RmsNormBackward(grads[0], saved[0], saved[1], saved[2]), at::Tensor(), at::Tensor()};
+  }
+};
+
+// The first `count` heads of [T, any * E] as [T, count, E], a view.
+at::Tensor FirstHeads(const at::Tensor& qkv, int64_t count, int64_t head_dim) {
+  return qkv.narrow(1, 0, count * head_dim).view({qkv.size(0), count, head_dim});
+}
+
+struct NormHeadsFunction : torch::autograd::Function<NormHeadsFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& weight,
+                            double eps) {
+    const at::Tensor heads = FirstHeads(qkv, weight.size(0), weight.size(1));
+    const at::Tensor inverse = InverseRms(heads, eps);  // [T, N, 1]
+    ctx->save_for_backward({qkv, weight, inverse});
+    at::Tensor out = qkv.clone();
+    FirstHeads(out, weight.size(0), weight.size(1)).mul_(inverse).mul_(weight);
+    return out;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor& weight = saved[1];
+    const auto first = [&](const at::Tensor& x) {
+      return FirstHeads(x, weight.size(0), weight.size(1));
+    };
+    const at::Tensor grad = grads[0].clone(at::MemoryFormat::Contiguous);
+    first(grad).copy_(RmsNormBackward(first(grad), first(saved[0]), weight, saved[2]));
     return {grad, at::Tensor(), at::Tensor()};
   }
 };
@@ -56,6 +91,10 @@ struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
   return RmsNormFunction::apply(x, weight, eps);
+}
+
+at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps) {
+  return NormHeadsFunction::apply(qkv, weight, eps);
 }
 
 at::Tensor SwiGlu(const at::Tensor& gate_up) { return SwiGluFunction::apply(gate_up); }

@@ -185,7 +185,9 @@ at::Tensor DropoutMask(const at::Tensor& like, double dropout, uint64_t seed, in
   return mask;
 }
 
-at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
+namespace {
+
+at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
   variable_list tensors;
   if (update != nullptr) {
     const PlanPtr plan = MakePlan(group, *update, tensors);
@@ -193,6 +195,13 @@ at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraU
       return LoraLinearFunction::apply(x, group.weight, at::TensorList(tensors), plan);
   }
   return FrozenLinearFunction::apply(x, group.weight);
+}
+
+}  // namespace
+
+at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
+  at::Tensor y = WithoutBias(x, group, update);
+  return group.bias.defined() ? y.add_(group.bias) : y;
 }
 
 }  // namespace lathe

@@ -6,8 +6,8 @@
 #include <ATen/core/Tensor.h>
 
 // Frozen linear layers that share their input, each with an optional LoRA update:
-//   y_i = W_i x + scale * B_i (A_i dropout_i(x))
-// Source: peft:src/peft/tuners/lora/layer.py, class Linear. No gradient is formed for W.
+//   y_i = W_i x + b_i + scale * B_i (A_i dropout_i(x))
+// Source: peft:src/peft/tuners/lora/layer.py, class Linear. No gradient is formed for W and b.
 
 namespace lathe {
 
@@ -16,6 +16,7 @@ namespace lathe {
 struct LinearGroup {
   at::Tensor weight;                  // [sum O_i, I], the layers below each other.
   std::vector<int64_t> out_features;  // O_i.
+  at::Tensor bias = {};               // [sum O_i]. Undefined: none.
 };
 
 // Update of one layer; undefined tensors: none.

@@ -63,6 +63,18 @@ TEST(RmsNormTest, EqualsPlainAten) {
                      {Random({5, 6}, 2)});
 }
 
+TEST(NormHeadsTest, NormsTheFirstHeadsAndPassesTheOthers) {
+  const at::Tensor weight = Random({3, 4}, 1);
+  ExpectSameFunction([&](const auto& in) { return NormHeads(in[0], weight, 1e-5); },
+                     [&](const auto& in) {
+                       const at::Tensor heads = in[0].slice(1, 0, 12).reshape({5, 3, 4});
+                       const at::Tensor normed =
+                           weight * heads * at::rsqrt(heads.square().mean(-1, true) + 1e-5);
+                       return at::cat({normed.reshape({5, 12}), in[0].slice(1, 12, 16)}, 1);
+                     },
+                     {Random({5, 16}, 2)});
+}
+
 TEST(SwiGluTest, EqualsPlainAten) {
   ExpectSameFunction(
       [](const auto& in) { return SwiGlu(in[0]); },
@@ -81,7 +93,7 @@ class LoraLinearTest : public testing::TestWithParam<double> {};
 INSTANTIATE_TEST_SUITE_P(Dropout, LoraLinearTest, testing::Values(0.0, 0.4));
 
 TEST_P(LoraLinearTest, EqualsPlainAtenWithAFrozenLayerBetweenTwoTuned) {
-  const LinearGroup group = {Random({9, 6}, 4), {4, 2, 3}};
+  const LinearGroup group = {Random({9, 6}, 4), {4, 2, 3}, Random({9}, 11)};
   const auto masked = [](const at::Tensor& x, int64_t layer) {
     return GetParam() == 0 ? x : x * DropoutMask(x, GetParam(), 5, layer);
   };
@@ -91,7 +103,7 @@ TEST_P(LoraLinearTest, EqualsPlainAtenWithAFrozenLayerBetweenTwoTuned) {
         return LoraLinear(in[0], group, &update);
       },
       [&](const auto& in) {
-        const at::Tensor y = at::matmul(in[0], group.weight.t());
+        const at::Tensor y = at::matmul(in[0], group.weight.t()) + group.bias;
         const auto update = [&](int64_t layer, size_t a) {
           return 1.7 * at::matmul(at::matmul(masked(in[0], layer), in[a].t()), in[a + 1].t());
         };
@@ -108,6 +120,14 @@ TEST(LoraLinearTest, WithoutUpdateIsTheFrozenLayer) {
   ExpectSameFunction([&](const auto& in) { return LoraLinear(in[0], group, nullptr); },
                      [&](const auto& in) { return at::matmul(in[0], group.weight.t()); },
                      {Random({5, 6}, 5)});
+}
+
+TEST(LoraLinearTest, AFrozenLayerHasItsBias) {
+  const LinearGroup group = {Random({9, 6}, 4), {9}, Random({9}, 11)};
+  ExpectSameFunction(
+      [&](const auto& in) { return LoraLinear(in[0], group, nullptr); },
+      [&](const auto& in) { return at::matmul(in[0], group.weight.t()) + group.bias; },
+      {Random({5, 6}, 5)});
 }
 
 TEST(DropoutMaskTest, ZeroesTheAskedShareAndKeepsTheMean) {
@@ -156,7 +176,8 @@ TEST(PackedAttentionTest, EqualsPlainAtenPerDocument) {
   }
   ExpectSameFunction(
       [&](const auto& in) {
-        const RopeTable rope = MakeRopeTable(at::cat(positions), 4, 10000, at::kDouble);
+        const RopeTable rope =
+            MakeRopeTable(at::cat(positions), at::tensor({1.0, 0.01}, at::kDouble));
         return PackedAttention(in[0], rope, shape, begin);
       },
       [&](const auto& in) {

@@ -1,0 +1,121 @@
+#include <ATen/ATen.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "common/base/file.h"
+#include "tests/worker/engine/model/model_fixture.h"
+#include "worker/formats/import.h"
+
+// Every family, imported from its own Hugging Face layout, against transformers and PEFT.
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Precision {
+  bool fp64;
+  const char* suffix;
+  double logits;    // Largest difference allowed.
+  double loss;      // Relative.
+  double gradient;  // Of a tensor's norm.
+};
+constexpr Precision kF32 = {false, "f32", 1e-5, 1e-6, 1e-3};
+constexpr Precision kF64 = {true, "f64", 1e-12, 1e-12, 1e-9};
+
+using Parameter = std::tuple<const char*, Precision>;
+
+class FamilyTest : public testing::TestWithParam<Parameter> {
+ protected:
+  FamilyTest() : temp_(*TempFolder::Make("family-test")) {}
+
+  static Precision precision() { return std::get<1>(GetParam()); }
+  static fs::path Source() { return DataFolder() / "families" / std::get<0>(GetParam()); }
+  static at::Tensor Golden(const std::string& name) {
+    return ReadTensor(Source() / "golden.safetensors", name);
+  }
+
+  // The imported model with the source's adapter as "tuned".
+  std::unique_ptr<CausalLm> Load() const {
+    const fs::path folder = temp_.path() / "source";
+    fs::create_directories(folder);
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
+      fs::copy_file(DataFolder() / "tiny-llama" / name, folder / name);
+    }
+    for (const auto& entry : fs::directory_iterator(Source())) {
+      if (entry.is_regular_file()) fs::copy_file(entry, folder / entry.path().filename());
+    }
+    fs::remove(folder / "golden.safetensors");
+    const auto imported = ImportModel(folder, temp_.path() / "model", nullptr);
+    EXPECT_TRUE(imported.ok()) << imported.status();
+    auto model = CausalLm::Load(temp_.path() / "model", {.fp64 = precision().fp64});
+    EXPECT_TRUE(model.ok()) << model.status();
+    const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
+    EXPECT_TRUE(status.ok()) << status;
+    return *std::move(model);
+  }
+
+  static Row GoldenRow() {
+    const at::Tensor ids = Golden("ids");
+    const at::Tensor trained = Golden("trained");
+    Row row;
+    for (int64_t t = 0; t < ids.size(0); ++t) {
+      row.ids.push_back(ids[t].item<int32_t>());
+      row.trained.push_back(static_cast<uint8_t>(trained[t].item<int32_t>()));
+    }
+    return row;
+  }
+
+  TempFolder temp_;
+};
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
+                         testing::Combine(testing::Values("llama3", "mistral", "qwen2", "qwen3"),
+                                          testing::Values(kF32, kF64)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" +
+                                  std::get<1>(test.param).suffix;
+                         });
+
+TEST_P(FamilyTest, LogitsAreThoseOfTransformers) {
+  const auto model = Load();
+  const PackedBatch batch = Document(GoldenRow().ids);
+  const at::Tensor positions = Golden("positions").to(at::kLong);
+  for (const auto& [name, adapter] : {std::pair("base", ""), std::pair("adapter", "tuned")}) {
+    if (precision().fp64 && *adapter == '\0') continue;  // The golden has no such tensor.
+    const at::Tensor ours = model->Logits(batch, adapter).index_select(0, positions);
+    const at::Tensor theirs = Golden(std::string(name) + "." + precision().suffix);
+    EXPECT_LE(MaxDifference(ours, theirs), precision().logits) << name;
+  }
+}
+
+TEST_P(FamilyTest, LossAndGradientOfEveryAdapterTensorAreThoseOfPeft) {
+  const auto model = Load();
+  const auto ours = Differentiate(*model, {Pack({GoldenRow()})}, "tuned");
+  const double loss = Golden("loss_sum").item<double>();
+  EXPECT_NEAR(ours.loss, loss, precision().loss * loss);
+  const auto tensors = model->AdapterTensors("tuned");
+  ASSERT_EQ(tensors.size(), static_cast<size_t>(model->config().num_layers) * 7U * 2U);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const at::Tensor theirs = Golden("gradient." + tensors[i].name);
+    EXPECT_LE(RelativeError(ours.gradients[i], theirs), precision().gradient) << tensors[i].name;
+  }
+}
+
+TEST_P(FamilyTest, CachedDecodingGivesTheLogitsOfAFullPass) {
+  const auto model = Load();
+  const std::vector<int32_t> ids = GoldenRow().ids;
+  const at::Tensor full = model->Logits(Document(ids), "tuned");
+  const auto cache = model->NewCache();
+  for (size_t begin = 0; begin < ids.size(); begin += 5) {
+    const size_t end = std::min(begin + 5, ids.size());
+    const at::Tensor last = model->Extend(
+        *cache,
+        {ids.begin() + static_cast<int64_t>(begin), ids.begin() + static_cast<int64_t>(end)},
+        "tuned");
+    EXPECT_LE(MaxDifference(last, full[static_cast<int64_t>(end) - 1]), precision().logits);
+  }
+}
+
+}  // namespace
+}  // namespace lathe
