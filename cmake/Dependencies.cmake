@@ -47,3 +47,19 @@ if(LATHE_BUILD_ENGINE)
     <ATen/ATen.h> <torch/csrc/autograd/custom_function.h> <torch/csrc/autograd/generated/variable_factories.h>
     <torch/csrc/distributed/c10d/ProcessGroup.hpp>)
 endif()
+
+if(LATHE_BUILD_CUDA)
+  set(LATHE_TORCH_CUDA_DIR ${LATHE_CACHE_DIR}/deps/libtorch-2.11.0-cuda CACHE PATH "Unpacked CUDA part of libtorch")
+  set(_cuda ${LATHE_TORCH_CUDA_DIR})
+  if(NOT EXISTS ${_cuda}/torch/lib/libtorch_cuda.so)
+    message(FATAL_ERROR "libtorch's CUDA part: got nothing at ${_cuda}; run scripts/setup --cuda, or set LATHE_BUILD_CUDA=OFF")
+  endif()
+  add_library(lathe_torch_cuda INTERFACE)
+  add_library(lathe::torch_cuda ALIAS lathe_torch_cuda)
+  target_include_directories(lathe_torch_cuda SYSTEM INTERFACE ${_cuda}/nvidia/cu13/include ${_cuda}/nvidia/nccl/include)
+  # libtorch_cuda.so is needed though no symbol of it is: it registers the kernels of the GPU.
+  target_link_options(lathe_torch_cuda INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined
+    -Wl,-rpath,${_cuda}/torch/lib -Wl,-rpath,${_cuda}/nvidia/nccl/lib)
+  target_link_libraries(lathe_torch_cuda INTERFACE lathe::torch ${_cuda}/torch/lib/libtorch_cuda.so
+    ${_cuda}/torch/lib/libc10_cuda.so ${_cuda}/nvidia/nccl/lib/libnccl.so.2 ${_cuda}/nvidia/cu13/lib/libcudart.so.13)
+endif()

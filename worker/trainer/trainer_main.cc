@@ -7,6 +7,7 @@
 
 #include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
+#include "worker/trainer/devices_command.h"
 #include "worker/trainer/probe_command.h"
 #include "worker/trainer/rank_command.h"
 #include "worker/trainer/run_command.h"
@@ -67,6 +68,11 @@ void AddRank(CLI::App& app, RankCommand& options, Action& action) {
   rank->callback([&options, &action] { action = [&options] { return RunRankCommand(options); }; });
 }
 
+void AddDevices(CLI::App& app, Action& action) {
+  CLI::App* devices = app.add_subcommand("devices", "the GPUs that liblathe_nccl.so finds");
+  devices->callback([&action] { action = [] { return RunDevicesCommand(); }; });
+}
+
 void AddWorker(CLI::App& app, Action& action) {
   CLI::App* worker = app.add_subcommand("worker", "started by lathe-worker, on descriptor 3");
   worker->callback([&action] { action = [] { return RunWorkerCommand(); }; });
@@ -88,6 +94,7 @@ int Main(int argc, char** argv) {
   AddRun(app, run, ranks, action);
   AddProbe(app, probe, action);
   AddRank(app, rank, action);
+  AddDevices(app, action);
   AddWorker(app, action);
   try {
     app.parse(argc, argv);
