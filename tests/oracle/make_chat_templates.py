@@ -69,11 +69,29 @@ def cut(text, name, conversation):
     return pieces + [(-1, text[at:])]
 
 
-def tokenise(tokenizer, name, text, conversation):
+def cut_prompt(hf, piece, conversation, message):
+    """The piece before an answer as [what the prompt for it ends with, what the model has to write]."""
+    messages = [{"role": role, "content": content} for role, content in conversation[:message]]
+    try:
+        with_prompt, without = (hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=p) for p in (True, False))
+    except Exception:  # raise_exception
+        return [piece]
+    prompt = with_prompt[len(without):]
+    at = piece.rfind(prompt) if prompt and with_prompt.startswith(without) else -1
+    return [piece] if at < 0 or at + len(prompt) == len(piece) else [piece[:at + len(prompt)], piece[at + len(prompt):]]
+
+
+def tokenise(tokenizer, hf, name, text, conversation):
     special = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     ids, trained, is_open = [], [], False
-    for message, piece in cut(text, name, conversation):
+    pieces = cut(text, name, conversation)
+    for index, (message, piece) in enumerate(pieces):
         tokenizer.encode_special_tokens = message >= 0
+        following = pieces[index + 1][0] if index + 1 < len(pieces) else -1
+        if following >= 0 and conversation[following][0] == "assistant":
+            piece, *own = cut_prompt(hf, piece, conversation, following)
+        else:
+            own = []
         part = tokenizer.encode(piece, add_special_tokens=False).ids
         is_answer = message >= 0 and conversation[message][0] == "assistant"
         end = next((i + 1 for i, token in enumerate(part) if token in special), 0) if is_open else 0
@@ -81,6 +99,10 @@ def tokenise(tokenizer, name, text, conversation):
         ids += part
         trained += [int(i < count) for i in range(len(part))]
         is_open = is_answer
+        for text_of_answer in own:
+            part = tokenizer.encode(text_of_answer, add_special_tokens=False).ids
+            ids += part
+            trained += [1] * len(part)
     return ids, trained
 
 
@@ -91,7 +113,7 @@ def golden(tokenizer, hf, name, conversation, generation_prompt):
         case["text"] = hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation_prompt)
     except Exception as error:  # raise_exception: jinja2.TemplateError
         return {**case, "refusal": str(error)}
-    case["ids"], case["trained"] = tokenise(tokenizer, name, case["text"], conversation)
+    case["ids"], case["trained"] = tokenise(tokenizer, hf, name, case["text"], conversation)
     return case
 
 

@@ -1,57 +1,215 @@
-//! The `tojson` filter as transformers defines it: Python's json.dumps(ensure_ascii=False), which
-//! writes ", " and ": " and escapes no HTML.
+//! JSON in and out. `tojson` is what transformers defines: Python's json.dumps(ensure_ascii=False),
+//! which writes ", " and ": " and escapes no HTML.
 
-use std::io::{self, Write};
+use crate::calls::Arguments;
+use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
+use crate::value::{float_text, problem, Fuel, Map, Outcome, Value};
 
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Error, ErrorKind};
-use serde::Serialize;
-use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
+const MAX_INDENT: i128 = 16;
 
-const MAX_INDENT: usize = 16;
-
-struct PythonFormatter;
-
-impl Formatter for PythonFormatter {
-    fn begin_array_value<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_key<W: ?Sized + Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
-        out.write_all(if first { b"" } else { b", " })
-    }
-
-    fn begin_object_value<W: ?Sized + Write>(&mut self, out: &mut W) -> io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
-pub fn to_json(value: &Value, indent: Option<usize>, kwargs: Kwargs) -> Result<Value, Error> {
-    let indent = indent.or(kwargs.get("indent")?);
-    // Templates pass it to be sure; it is the only way we write.
-    let _: Option<bool> = kwargs.get("ensure_ascii")?;
-    kwargs.assert_all_used()?;
-    let mut bytes = Vec::new();
-    match indent {
-        Some(width) if width > MAX_INDENT => {
-            let detail = format!("tojson: indent is {width}; allowed are 0 to {MAX_INDENT}");
-            return Err(Error::new(ErrorKind::InvalidOperation, detail));
+/// A value whose every string is from `origin`.
+pub fn from_json(json: &serde_json::Value, origin: Origin) -> Outcome<Value> {
+    Ok(match json {
+        serde_json::Value::Null => Value::None,
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(value), _) => Value::Int(i128::from(value)),
+            (None, Some(value)) => Value::Int(i128::from(value)),
+            _ => Value::Float(number.as_f64().unwrap_or(0.0)),
+        },
+        serde_json::Value::String(text) => Value::Str(Text::new(text, origin)),
+        serde_json::Value::Array(items) => {
+            Value::list(items.iter().map(|item| from_json(item, origin)).collect::<Outcome<_>>()?)?
         }
-        Some(width) => {
-            let blanks = " ".repeat(width);
-            let formatter = PrettyFormatter::with_indent(blanks.as_bytes());
-            write(value, &mut Serializer::with_formatter(&mut bytes, formatter))?;
+        serde_json::Value::Object(items) => {
+            let pair = |(key, value): (&String, &serde_json::Value)| {
+                Ok((Text::new(key, origin), from_json(value, origin)?))
+            };
+            Value::map(items.iter().map(pair).collect::<Outcome<_>>()?)?
         }
-        None => write(value, &mut Serializer::with_formatter(&mut bytes, PythonFormatter))?,
+    })
+}
+
+struct Style {
+    /// Blanks per level; none: all on one line.
+    indent: Option<String>,
+    item_separator: String,
+    key_separator: String,
+    ascii: bool,
+    sorts_keys: bool,
+}
+
+pub fn to_json(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let ascii = arguments.take(usize::MAX, "ensure_ascii").is_some_and(|value| value.is_true());
+    let indent = match arguments.take(0, "indent") {
+        None | Some(Value::None) => None,
+        Some(Value::Str(text)) => Some(text.as_str().to_string()),
+        Some(other) => match other.as_int() {
+            Some(width) if width <= MAX_INDENT => Some(" ".repeat(width.max(0) as usize)),
+            _ => return problem(format!("tojson: indent is not a number in [0, {MAX_INDENT}]")),
+        },
+    };
+    let separators = match arguments.take(usize::MAX, "separators") {
+        Some(Value::List(list)) => {
+            list.items.iter().filter_map(Value::as_str).map(str::to_string).collect()
+        }
+        _ => Vec::new(),
+    };
+    let sorts_keys = arguments.take(usize::MAX, "sort_keys").is_some_and(|value| value.is_true());
+    arguments.finish(1)?;
+    let (item_separator, key_separator) = match <[String; 2]>::try_from(separators) {
+        Ok([item, key]) => (item, key),
+        Err(_) if indent.is_some() => (",".to_string(), ": ".to_string()),
+        Err(_) => (", ".to_string(), ": ".to_string()),
+    };
+    let style = Style { indent, item_separator, key_separator, ascii, sorts_keys };
+    let mut out = TextBuilder::default();
+    write(value, &style, 0, TEMPLATE, &mut out, fuel)?;
+    fuel.make(out.len())?;
+    Ok(Value::Str(out.finish()))
+}
+
+/// What stands between strings belongs to whom the strings beside it belong.
+fn write(
+    value: &Value,
+    style: &Style,
+    level: usize,
+    origin: Origin,
+    out: &mut TextBuilder,
+    fuel: &Fuel,
+) -> Outcome<()> {
+    fuel.step(1)?;
+    match value {
+        Value::None => out.push_str("null", origin),
+        Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }, origin),
+        Value::Int(value) => out.push_str(&value.to_string(), origin),
+        Value::Float(value) => out.push_str(&json_float(*value), origin),
+        Value::Str(text) => {
+            fuel.make(text.len())?;
+            out.push_str(&quoted(text.as_str(), style.ascii), own(text, origin));
+        }
+        Value::List(list) if list.items.is_empty() => out.push_str("[]", origin),
+        Value::List(list) => {
+            let inner = list.items.iter().find_map(origin_of).unwrap_or(origin);
+            out.push_str("[", inner);
+            for (index, item) in list.items.iter().enumerate() {
+                separate(style, level + 1, index > 0, inner, out, fuel)?;
+                write(item, style, level + 1, inner, out, fuel)?;
+            }
+            end_level(style, level, inner, out);
+            out.push_str("]", inner);
+        }
+        Value::Map(map) if map.items.is_empty() => out.push_str("{}", origin),
+        Value::Map(map) => return write_map(map, style, level, origin, out, fuel),
+        other => {
+            return problem(format!(
+                "Object of type {} is not JSON serializable",
+                other.type_name()
+            ))
+        }
     }
-    let text = String::from_utf8(bytes).map_err(|e| fault(e.to_string()))?;
-    Ok(Value::from(text))
+    Ok(())
 }
 
-fn write<W: Write, F: Formatter>(value: &Value, out: &mut Serializer<W, F>) -> Result<(), Error> {
-    value.serialize(out).map_err(|e| fault(e.to_string()))
+fn write_map(
+    map: &Map,
+    style: &Style,
+    level: usize,
+    origin: Origin,
+    out: &mut TextBuilder,
+    fuel: &Fuel,
+) -> Outcome<()> {
+    let mut items: Vec<&(Text, Value)> = map.items.iter().collect();
+    if style.sorts_keys {
+        items.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
+    }
+    let inner = items.first().map_or(origin, |(key, _)| own(key, origin));
+    out.push_str("{", inner);
+    for (index, (key, value)) in items.into_iter().enumerate() {
+        separate(style, level + 1, index > 0, inner, out, fuel)?;
+        out.push_str(&quoted(key.as_str(), style.ascii), own(key, inner));
+        out.push_str(&style.key_separator, inner);
+        write(value, style, level + 1, inner, out, fuel)?;
+    }
+    end_level(style, level, inner, out);
+    out.push_str("}", inner);
+    Ok(())
 }
 
-fn fault(text: String) -> Error {
-    Error::new(ErrorKind::BadSerialization, format!("tojson: {text}"))
+fn separate(
+    style: &Style,
+    level: usize,
+    is_later: bool,
+    origin: Origin,
+    out: &mut TextBuilder,
+    fuel: &Fuel,
+) -> Outcome<()> {
+    if is_later {
+        out.push_str(&style.item_separator, origin);
+    }
+    if let Some(indent) = &style.indent {
+        fuel.make(indent.len() * level + 1)?;
+        out.push_str(&format!("\n{}", indent.repeat(level)), origin);
+    }
+    Ok(())
+}
+
+fn end_level(style: &Style, level: usize, origin: Origin, out: &mut TextBuilder) {
+    if let Some(indent) = &style.indent {
+        out.push_str(&format!("\n{}", indent.repeat(level)), origin);
+    }
+}
+
+fn own(text: &Text, otherwise: Origin) -> Origin {
+    if text.first_origin() == TEMPLATE {
+        otherwise
+    } else {
+        text.first_origin()
+    }
+}
+
+/// Of the first string in it, if that is not the template's.
+fn origin_of(value: &Value) -> Option<Origin> {
+    let text = match value {
+        Value::Str(text) => Some(text),
+        Value::Map(map) => map.items.first().map(|(key, _)| key),
+        Value::List(list) => return list.items.first().and_then(origin_of),
+        _ => None,
+    };
+    text.map(Text::first_origin).filter(|origin| *origin != TEMPLATE)
+}
+
+fn json_float(value: f64) -> String {
+    match float_text(value).as_str() {
+        "nan" => "NaN".to_string(),
+        "inf" => "Infinity".to_string(),
+        "-inf" => "-Infinity".to_string(),
+        text => text.to_string(),
+    }
+}
+
+fn quoted(text: &str, ascii: bool) -> String {
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\x08' => out.push_str("\\b"),
+            '\x0c' => out.push_str("\\f"),
+            c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
+            c if ascii && !c.is_ascii() => {
+                let mut units = [0; 2];
+                c.encode_utf16(&mut units)
+                    .iter()
+                    .for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
 }

@@ -1,11 +1,22 @@
 //! The typed bridge to C++. Every door turns a panic into an error, checks UTF-8 itself and speaks
 //! in one-line messages.
 
-mod constructs;
+mod ast;
+mod calls;
+mod clock;
+mod eval;
+mod expressions;
+mod filters;
 mod json;
-mod segments;
+mod lexer;
+mod operators;
+mod parser;
+mod strings;
 mod template;
+mod text;
 mod tokenizer;
+mod tokens;
+mod value;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -26,7 +37,11 @@ mod ffi {
 
     struct ChatMessage {
         role: String,
+        /// Without it a template sees no content; `content` is empty then.
+        has_content: bool,
         content: String,
+        /// Further fields (tool_calls, reasoning_content, ...): a JSON object, or empty.
+        fields: String,
     }
 
     /// A named special token (`bos_token`, ...) that templates see as a variable.
@@ -35,7 +50,8 @@ mod ffi {
         value: String,
     }
 
-    /// Bytes [begin, end) of the rendered text; `message` is -1 for text of the template.
+    /// Bytes [begin, end) of the rendered text; `message` is -1 for text of the template, -2 for
+    /// the list of tools.
     struct Segment {
         message: i32,
         begin: usize,
@@ -68,14 +84,10 @@ mod ffi {
             source: &[u8],
             variables: Vec<TemplateVariable>,
         ) -> Result<Box<ChatTemplate>>;
-        fn render_text(
-            self: &ChatTemplate,
-            messages: &Vec<ChatMessage>,
-            generation_prompt: bool,
-        ) -> Result<String>;
         fn render_segments(
             self: &ChatTemplate,
             messages: &Vec<ChatMessage>,
+            tools: &str,
             generation_prompt: bool,
         ) -> Result<Rendered>;
     }
@@ -153,19 +165,24 @@ impl Tokenizer {
 }
 
 impl ChatTemplate {
-    fn render_text(
-        &self,
-        messages: &Vec<ffi::ChatMessage>,
-        generation_prompt: bool,
-    ) -> Result<String> {
-        guarded(|| self.render(messages, generation_prompt))
-    }
-
     fn render_segments(
         &self,
         messages: &Vec<ffi::ChatMessage>,
+        tools: &str,
         generation_prompt: bool,
     ) -> Result<ffi::Rendered> {
-        guarded(|| segments::render(self, messages, generation_prompt))
+        guarded(|| Ok(segments(&self.render(messages, tools, generation_prompt)?)))
     }
+}
+
+fn segments(text: &text::Text) -> ffi::Rendered {
+    let mut begin = 0;
+    let segment = |run: &text::Run| {
+        let end = begin + run.len;
+        let segment = ffi::Segment { message: run.origin, begin, end };
+        begin = end;
+        segment
+    };
+    let segments = text.runs().iter().map(segment).collect();
+    ffi::Rendered { text: text.as_str().to_string(), segments }
 }

@@ -1,42 +1,23 @@
-//! A chat template in the environment that transformers gives it: trim_blocks, lstrip_blocks, loop
-//! controls, Python's string methods, `tojson`, `raise_exception`. `strftime_now` is left
-//! undefined on purpose: templates that test for it then write a fixed date, so that a row renders
-//! the same on every day.
+//! A chat template as transformers renders it: the same variables, functions and filters, and
+//! jinja2's rules for white space, in an interpreter whose strings know who wrote them.
 
-use std::fmt;
-use std::io::{self, Write};
-
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind};
-use serde::Serialize;
-
+use crate::ast::Program;
+use crate::eval;
 use crate::ffi::{ChatMessage, TemplateVariable};
-use crate::{json, one_line, Result};
+use crate::json::from_json;
+use crate::parser;
+use crate::text::{Origin, Text, TOOLS};
+use crate::value::{Fault, Value};
+use crate::{one_line, Result};
 
-const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const MAX_SOURCE_BYTES: usize = 1 << 20;
-/// Instructions; a message of a usual template takes about 30.
-const FUEL: u64 = 2_000_000;
-const RECURSION_LIMIT: usize = 100;
 const NAME: &str = "chat template";
 
 pub struct ChatTemplate {
-    environment: Environment<'static>,
-    variables: Vec<(String, Value)>,
+    program: Program,
+    variables: Vec<(String, String)>,
     source: String,
 }
-
-/// What the template said to raise_exception.
-#[derive(Debug)]
-struct Refusal(String);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, out: &mut fmt::Formatter) -> fmt::Result {
-        out.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refusal {}
 
 impl ChatTemplate {
     pub fn load(source: &str, variables: &[TemplateVariable]) -> Result<Self> {
@@ -44,137 +25,108 @@ impl ChatTemplate {
             let size = source.len();
             return Err(format!("{NAME}: has {size} bytes; allowed are {MAX_SOURCE_BYTES}"));
         }
-        let mut environment = new_environment();
-        let compiled = without_generation_tags(source);
-        environment.add_template_owned(NAME, compiled).map_err(|e| describe(&e, source))?;
-        let variables =
-            variables.iter().map(|v| (v.name.clone(), Value::from(v.value.as_str()))).collect();
-        Ok(ChatTemplate { environment, variables, source: source.to_string() })
+        let program = parser::parse(source).map_err(|(line, text)| located(source, line, &text))?;
+        let variables = variables.iter().map(|v| (v.name.clone(), v.value.clone())).collect();
+        Ok(ChatTemplate { program, variables, source: source.to_string() })
     }
 
-    pub fn source(&self) -> &str {
-        &self.source
+    /// `tools`: a JSON list, or empty.
+    pub fn render(
+        &self,
+        messages: &[ChatMessage],
+        tools: &str,
+        generation_prompt: bool,
+    ) -> Result<Text> {
+        let variables = self.variables(messages, tools, generation_prompt)?;
+        eval::run(&self.program, variables).map_err(|fault| self.describe(fault))
     }
 
-    pub fn render(&self, messages: &[ChatMessage], generation_prompt: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(|e| e.to_string())?;
-        let mut out = LimitedWriter::default();
-        let result =
-            template.render_captured_to(self.context(messages, generation_prompt), &mut out);
-        if out.is_over {
-            return Err(format!("{NAME}: writes more than the {MAX_OUTPUT_BYTES} bytes allowed"));
+    fn variables(
+        &self,
+        messages: &[ChatMessage],
+        tools: &str,
+        generation_prompt: bool,
+    ) -> Result<Vec<(String, Value)>> {
+        let special = self.variables.iter().map(|(name, text)| (name.clone(), Value::text(text)));
+        let mut variables: Vec<(String, Value)> = special.collect();
+        let mut all = Vec::new();
+        for (index, message) in (0..).zip(messages) {
+            all.push(self.message(message, index)?);
         }
-        result.map_err(|e| describe(&e, &self.source))?;
-        String::from_utf8(out.bytes).map_err(|e| e.to_string())
-    }
-
-    fn context(&self, messages: &[ChatMessage], generation_prompt: bool) -> Value {
+        let tools = if tools.is_empty() { Value::None } else { self.data("tools", tools, TOOLS)? };
         // transformers always defines the last two: templates ask `if tools`, `tools is not none`.
-        let fixed = [
-            (
-                "messages",
-                Value::from_serialize(messages.iter().map(Message::of).collect::<Vec<_>>()),
-            ),
-            ("add_generation_prompt", Value::from(generation_prompt)),
-            ("tools", Value::from(())),
-            ("documents", Value::from(())),
-        ];
-        let fixed = fixed.map(|(name, value)| (name.to_string(), value));
-        self.variables.iter().cloned().chain(fixed).collect()
+        variables.extend([
+            ("messages".to_string(), Value::list(all).map_err(|fault| self.describe(fault))?),
+            ("add_generation_prompt".to_string(), Value::Bool(generation_prompt)),
+            ("tools".to_string(), tools),
+            ("documents".to_string(), Value::None),
+        ]);
+        Ok(variables)
     }
-}
 
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'a str,
-    content: &'a str,
-}
-
-impl<'a> Message<'a> {
-    fn of(message: &'a ChatMessage) -> Self {
-        Message { role: &message.role, content: &message.content }
-    }
-}
-
-fn new_environment() -> Environment<'static> {
-    let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_fuel(Some(FUEL));
-    environment.set_recursion_limit(RECURSION_LIMIT);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", json::to_json);
-    environment.add_function("raise_exception", raise_exception);
-    environment
-}
-
-fn raise_exception(text: &str) -> std::result::Result<Value, Error> {
-    let error = Error::new(ErrorKind::InvalidOperation, text.to_string());
-    Err(error.with_source(Refusal(text.to_string())))
-}
-
-/// One line: the template's own words, or line, fault and the line's text.
-fn describe(error: &Error, source: &str) -> String {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    while let Some(current) = cause {
-        if let Some(Refusal(text)) = current.downcast_ref() {
-            return format!("{NAME}: refuses the conversation: {}", one_line(text));
+    /// The role is one of a closed list: the template's own word. As in transformers, a field that is
+    /// null is not there, and reasoning goes by each of its names.
+    fn message(&self, message: &ChatMessage, index: Origin) -> Result<Value> {
+        let mut items = vec![(Text::template("role"), Value::text(&message.role))];
+        if message.has_content {
+            items.push((Text::template("content"), Value::Str(Text::new(&message.content, index))));
         }
-        cause = current.source();
-    }
-    if error.kind() == ErrorKind::OutOfFuel {
-        return format!("{NAME}: takes more than the {FUEL} steps allowed; does a loop end?");
-    }
-    let line = error.line().unwrap_or(0);
-    let detail = error.detail().map_or(String::new(), |text| format!(": {text}"));
-    let text = line.checked_sub(1).and_then(|index| source.lines().nth(index)).unwrap_or("");
-    let excerpt: String = text.trim().chars().take(120).collect();
-    one_line(&format!("{NAME}, line {line}: {}{detail}, in `{excerpt}`", error.kind()))
-}
-
-/// `{% generation %}` marks the answer for transformers' own mask. It scopes nothing, so that an
-/// `if true` with the same white-space signs renders the same.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(begin) = rest.find("{%") {
-        let (before, tag) = rest.split_at(begin);
-        out.push_str(before);
-        let end = tag.find("%}").map_or(tag.len(), |end| end + 2);
-        out.push_str(&plain_tag(&tag[..end]));
-        rest = &tag[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
-fn plain_tag(tag: &str) -> String {
-    let inner = tag.trim_start_matches("{%").trim_end_matches("%}");
-    match inner.trim_matches(['-', '+']).trim() {
-        "generation" => tag.replace("generation", "if true"),
-        "endgeneration" => tag.replace("endgeneration", "endif"),
-        _ => tag.to_string(),
-    }
-}
-
-#[derive(Default)]
-struct LimitedWriter {
-    bytes: Vec<u8>,
-    is_over: bool,
-}
-
-impl Write for LimitedWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.bytes.len() + bytes.len() > MAX_OUTPUT_BYTES {
-            self.is_over = true;
-            return Err(io::Error::other("too long"));
+        if !message.fields.is_empty() {
+            let name = format!("messages[{index}]");
+            let Value::Map(map) = self.data(&name, &message.fields, index)? else {
+                return Err(format!("{name}: its fields are no JSON object"));
+            };
+            items.extend(
+                map.items
+                    .iter()
+                    .filter(|(key, value)| {
+                        !["role", "content"].contains(&key.as_str())
+                            && !matches!(value, Value::None)
+                    })
+                    .cloned(),
+            );
         }
-        self.bytes.extend_from_slice(bytes);
-        Ok(bytes.len())
+        add_reasoning(&mut items);
+        Value::map(items).map_err(|fault| self.describe(fault))
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+    fn data(&self, name: &str, json: &str, origin: Origin) -> Result<Value> {
+        let json: serde_json::Value =
+            serde_json::from_str(json).map_err(|e| format!("{name}: is not JSON: {e}"))?;
+        from_json(&json, origin).map_err(|fault| self.describe(fault))
     }
+
+    /// One line: the template's own words, or line, fault and the line's text.
+    fn describe(&self, fault: Fault) -> String {
+        match fault {
+            Fault::Refusal(text) => {
+                format!("{NAME}: refuses the conversation: {}", one_line(&text))
+            }
+            Fault::Problem { line: Some(line), text } => located(&self.source, line, &text),
+            Fault::Problem { line: None, text } => one_line(&format!("{NAME}: {text}")),
+        }
+    }
+}
+
+fn add_reasoning(items: &mut Vec<(Text, Value)>) {
+    const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+    let place =
+        |items: &[(Text, Value)], name| items.iter().position(|(key, _)| key.as_str() == name);
+    let Some(found) = NAMES.into_iter().find_map(|name| place(items, name)) else { return };
+    let reasoning = items[found].1.clone();
+    let first = match place(items, "thinking") {
+        Some(at) => items.remove(at),
+        None => (Text::template("thinking"), reasoning.clone()),
+    };
+    items.insert(0, first);
+    match place(items, "reasoning_content") {
+        Some(at) => items[at].1 = reasoning,
+        None => items.push((Text::template("reasoning_content"), reasoning)),
+    }
+}
+
+fn located(source: &str, line: usize, text: &str) -> String {
+    let shown = line.checked_sub(1).and_then(|index| source.lines().nth(index)).unwrap_or("");
+    let excerpt: String = shown.trim().chars().take(120).collect();
+    one_line(&format!("{NAME}, line {line}: {text}, in `{excerpt}`"))
 }

@@ -22,7 +22,7 @@ constexpr size_t kMaxCutTokensShown = 256;
 constexpr size_t kMaxTasks = 1000;
 
 // Grows with every change that gives other shards for the same input.
-constexpr absl::string_view kPrepareVersion = "1";
+constexpr absl::string_view kPrepareVersion = "2";
 
 // What is kept of a row until all rows are known.
 struct RowRecord {

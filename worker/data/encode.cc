@@ -64,6 +64,10 @@ absl::string_view TokenReason(const EncodedRow& row, const Conversation& convers
   switch (token.source) {
     case TokenSource::kTemplate:
       return "template";
+    case TokenSource::kTools:
+      return "tools";
+    case TokenSource::kTool:
+      return "tool";
     case TokenSource::kSystem:
       return "system";
     case TokenSource::kUser:

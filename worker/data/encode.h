@@ -35,8 +35,9 @@ TooLong ParseTooLong(absl::string_view on_too_long);
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
                                      int max_length, TooLong too_long, Findings& findings);
 
-// Why a token is there: "template", "system", "user", "assistant" (an answer that is trained),
-// "history" (an answer with weight 0), "truncated" (cut off, not in the row).
+// Why a token is there: "template", "tools" (the list of tools), "system", "user", "tool" (what a
+// tool answered), "assistant" (an answer that is trained), "history" (an answer with weight 0),
+// "truncated" (cut off, not in the row).
 // REQUIRES: index < row.rendered.size().
 absl::string_view TokenReason(const EncodedRow& row, const Conversation& conversation,
                               size_t index);

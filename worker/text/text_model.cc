@@ -11,6 +11,7 @@
 #include "rust/cxx.h"
 #include "textkit/bridge.h"
 #include "worker/text/model_files.h"
+#include "worker/text/segments.h"
 
 namespace lathe {
 namespace {
@@ -39,6 +40,8 @@ absl::string_view RoleName(Role role) {
       return "user";
     case Role::kAssistant:
       return "assistant";
+    case Role::kTool:
+      return "tool";
   }
   return "";
 }
@@ -51,8 +54,17 @@ TokenSource SourceOf(Role role) {
       return TokenSource::kUser;
     case Role::kAssistant:
       return TokenSource::kAssistant;
+    case Role::kTool:
+      return TokenSource::kTool;
   }
   return TokenSource::kTemplate;
+}
+
+absl::Status CheckUtf8(absl::string_view text, absl::string_view what) {
+  const int64_t fault = textkit::utf8_fault(Bytes(text));
+  if (fault < 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(what, ": byte ", fault, " is not valid UTF-8; allowed is UTF-8"));
 }
 
 absl::StatusOr<rust::Vec<textkit::ChatMessage>> ToBridge(const Conversation& conversation) {
@@ -61,12 +73,11 @@ absl::StatusOr<rust::Vec<textkit::ChatMessage>> ToBridge(const Conversation& con
   for (size_t i = 0; i < conversation.size(); ++i) {
     const Message& message = conversation[i];
     const absl::string_view role = RoleName(message.role);
-    const int64_t fault = textkit::utf8_fault(Bytes(message.content));
-    if (fault >= 0) {
-      return absl::InvalidArgumentError(absl::StrCat("messages[", i, "] (", role, "): byte ", fault,
-                                                     " is not valid UTF-8; allowed is UTF-8"));
-    }
-    messages.push_back({rust::String(role.data(), role.size()), rust::String(message.content)});
+    const std::string what = absl::StrCat("messages[", i, "] (", role, ")");
+    LATHE_RETURN_IF_ERROR(CheckUtf8(message.content, what));
+    LATHE_RETURN_IF_ERROR(CheckUtf8(message.fields, what));
+    messages.push_back({rust::String(role.data(), role.size()), message.has_content,
+                        rust::String(message.content), rust::String(message.fields)});
   }
   return messages;
 }
@@ -97,23 +108,39 @@ struct TextModel::State {
     return Guard([&] { return ToVector(tokenizer->encode(Bytes(text), special, seam)); });
   }
   bool IsSpecial(int32_t id) const { return id == eos_id || tokenizer->is_special(id); }
+  bool IsStop(int32_t id) const {
+    return std::binary_search(stop_ids.begin(), stop_ids.end(), id);
+  }
   absl::StatusOr<textkit::Rendered> RenderSegments(const Conversation& conversation,
-                                                   bool generation_prompt) const;
+                                                   bool generation_prompt,
+                                                   absl::string_view tools) const;
   // Tokenises the segments one by one and says where each token comes from.
-  absl::StatusOr<std::vector<RenderedToken>> Tokenise(const textkit::Rendered& rendered,
+  absl::StatusOr<std::vector<RenderedToken>> Tokenise(const std::vector<Segment>& segments,
                                                       const Conversation& conversation) const;
+  // The template's words at the end of the prompt for answer `index`.
+  std::vector<Prompt> FindPrompts(const Conversation& conversation, size_t index,
+                                  absl::string_view tools) const;
   Seam SeamAfter(const std::vector<RenderedToken>& tokens) const;
-  // How many tokens of the template, right after an answer, end its turn; 0 if none is special.
+  // How many tokens of a segment, from its first.
+  size_t NumTrained(const std::vector<int32_t>& ids, Training training) const;
+  // How many tokens of the template, right after an answer, end its turn; 0 if none does.
   size_t EndOfTurn(const std::vector<int32_t>& ids) const;
   absl::Status CheckTemplate() const;
-  std::vector<int32_t> FindStopIds() const;
+  // Sets stop_ids.
+  void FindStopIds();
+  void AddClosingTokens(const Conversation& probe, std::vector<int32_t>& ids) const;
 };
 
 absl::StatusOr<textkit::Rendered> TextModel::State::RenderSegments(const Conversation& conversation,
-                                                                   bool generation_prompt) const {
+                                                                   bool generation_prompt,
+                                                                   absl::string_view tools) const {
   LATHE_RETURN_IF_ERROR(CheckTemplate());
+  LATHE_RETURN_IF_ERROR(CheckUtf8(tools, "tools"));
   LATHE_ASSIGN_OR_RETURN(const auto messages, ToBridge(conversation));
-  return Guard([&] { return (*chat_template)->render_segments(messages, generation_prompt); });
+  return Guard([&] {
+    return (*chat_template)
+        ->render_segments(messages, rust::Str(tools.data(), tools.size()), generation_prompt);
+  });
 }
 
 absl::Status TextModel::State::CheckTemplate() const {
@@ -124,26 +151,21 @@ absl::Status TextModel::State::CheckTemplate() const {
 }
 
 absl::StatusOr<std::vector<RenderedToken>> TextModel::State::Tokenise(
-    const textkit::Rendered& rendered, const Conversation& conversation) const {
-  const absl::string_view text(rendered.text.data(), rendered.text.size());
+    const std::vector<Segment>& segments, const Conversation& conversation) const {
   std::vector<RenderedToken> tokens;
   int message = -1;
-  bool is_turn_open = false;  // A trained answer has ended, its end-of-turn token comes next.
-  for (const textkit::Segment& segment : rendered.segments) {
-    const bool is_content = segment.message >= 0;
-    const absl::string_view part = text.substr(segment.begin, segment.end - segment.begin);
+  int ended = -2;  // A template may print parts of an answer again after its turn.
+  for (const Segment& segment : segments) {
+    const bool is_template = segment.origin == kFromTemplate;
     LATHE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
-                           Encode(part, /*special=*/!is_content, SeamAfter(tokens)));
-    TokenSource source = TokenSource::kTemplate;
-    size_t num_trained = is_turn_open ? EndOfTurn(ids) : 0;
-    is_turn_open = false;
-    if (is_content) {
-      message = segment.message;
-      const Message& from = conversation[static_cast<size_t>(message)];
-      source = SourceOf(from.role);
-      is_turn_open = from.role == Role::kAssistant && from.trained;
-      num_trained = is_turn_open ? ids.size() : 0;
+                           Encode(segment.text, /*special=*/is_template, SeamAfter(tokens)));
+    TokenSource source = is_template ? TokenSource::kTemplate : TokenSource::kTools;
+    if (segment.origin >= 0) {
+      message = segment.origin;
+      source = SourceOf(conversation[static_cast<size_t>(message)].role);
     }
+    const size_t num_trained = message == ended ? 0 : NumTrained(ids, segment.training);
+    if (segment.training == Training::kInside && num_trained < ids.size()) ended = message;
     for (size_t i = 0; i < ids.size(); ++i) {
       tokens.push_back({ids[i], source, message, i < num_trained});
     }
@@ -151,38 +173,93 @@ absl::StatusOr<std::vector<RenderedToken>> TextModel::State::Tokenise(
   return tokens;
 }
 
+std::vector<Prompt> TextModel::State::FindPrompts(const Conversation& conversation, size_t index,
+                                                  absl::string_view tools) const {
+  Conversation before(conversation.begin(),
+                      conversation.begin() + static_cast<std::ptrdiff_t>(index));
+  const auto prompt = RenderSegments(before, /*generation_prompt=*/true, tools);
+  const auto without = RenderSegments(before, /*generation_prompt=*/false, tools);
+  if (!prompt.ok() || !without.ok()) return {};
+  std::vector<Prompt> found;
+  const bool has_prompt = prompt->text != without->text;
+  if (has_prompt) found.push_back(EndOfPrompt(*prompt));
+  before.push_back({Role::kAssistant, "x"});
+  const auto answered = RenderSegments(before, /*generation_prompt=*/false, tools);
+  if (answered.ok()) {
+    found.push_back(BeforeLastMessage(*answered, static_cast<int>(index)));
+    found.back().is_only_guess = !has_prompt;
+  }
+  return found;
+}
+
 Seam TextModel::State::SeamAfter(const std::vector<RenderedToken>& tokens) const {
   if (tokens.empty()) return Seam::TextStart;
   return IsSpecial(tokens.back().id) ? Seam::AfterSpecial : Seam::Continuation;
 }
 
+size_t TextModel::State::NumTrained(const std::vector<int32_t>& ids, Training training) const {
+  switch (training) {
+    case Training::kNone:
+      return 0;
+    case Training::kAll:
+      return ids.size();
+    case Training::kInside: {
+      const auto stop =
+          std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return IsStop(id); });
+      return stop == ids.end() ? ids.size() : static_cast<size_t>(stop - ids.begin()) + 1;
+    }
+    case Training::kEndOfTurn:
+      return EndOfTurn(ids);
+  }
+  return 0;
+}
+
+// The first that ends an answer; before these are known, the first special one.
 size_t TextModel::State::EndOfTurn(const std::vector<int32_t>& ids) const {
-  const auto end =
-      std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return IsSpecial(id); });
+  auto end = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return IsStop(id); });
+  if (end == ids.end()) {
+    end = std::find_if(ids.begin(), ids.end(), [this](int32_t id) { return IsSpecial(id); });
+  }
   return end == ids.end() ? 0 : static_cast<size_t>(end - ids.begin()) + 1;
 }
 
 // Renders small conversations and looks at what closes the answer: after the last turn, and before
-// another one (some templates close a turn only by opening the next).
-std::vector<int32_t> TextModel::State::FindStopIds() const {
+// another one (some templates close a turn only by opening the next); then after a call of a tool.
+void TextModel::State::FindStopIds() {
   const Message system{Role::kSystem, "a"}, user{Role::kUser, "b"}, answer{Role::kAssistant, "c"};
-  std::vector<int32_t> ids;
-  if (eos_id >= 0) ids.push_back(eos_id);
+  Message call{Role::kAssistant, ""};
+  call.fields =
+      R"({"tool_calls": [{"type": "function", "id": "call00000", "function":)"
+      R"( {"name": "f", "arguments": {"d": "e"}}}]})";
+  if (eos_id >= 0) stop_ids = {eos_id};
+  std::vector<int32_t> ids = stop_ids;
   for (const Conversation& probe : {Conversation{user, answer}, Conversation{user, answer, user},
                                     Conversation{system, user, answer}}) {
-    // A template may refuse some of them, for example one without a system message.
-    const auto rendered = RenderSegments(probe, /*generation_prompt=*/false);
-    if (!rendered.ok()) continue;
-    const auto tokens = Tokenise(*rendered, probe);
-    if (!tokens.ok()) continue;
-    for (const RenderedToken& token : *tokens) {
-      const bool closes = token.trained && token.source == TokenSource::kTemplate;
-      if (closes && IsSpecial(token.id)) ids.push_back(token.id);
-    }
+    AddClosingTokens(probe, ids);
   }
-  std::sort(ids.begin(), ids.end());
-  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
-  return ids;
+  const auto set_stop_ids = [&] {
+    std::sort(ids.begin(), ids.end());
+    ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+    stop_ids = ids;
+  };
+  set_stop_ids();
+  AddClosingTokens({user, call}, ids);
+  set_stop_ids();
+}
+
+void TextModel::State::AddClosingTokens(const Conversation& probe,
+                                        std::vector<int32_t>& ids) const {
+  // A template may refuse one, for example without a system message.
+  const auto rendered = RenderSegments(probe, /*generation_prompt=*/false, /*tools=*/"");
+  if (!rendered.ok()) return;
+  const std::vector<Segment> segments = SplitSegments(*rendered, probe, NoPrompt);
+  for (const Segment& segment : segments) {
+    if (segment.training != Training::kEndOfTurn) continue;
+    const auto tokens = Encode(segment.text, /*special=*/true, Seam::Continuation);
+    if (!tokens.ok()) return;
+    const size_t count = EndOfTurn(*tokens);
+    if (count > 0) ids.push_back((*tokens)[count - 1]);
+  }
 }
 
 TextModel::TextModel(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -210,7 +287,7 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
     state->chat_template = *std::move(chat_template);
   }
   state->template_sha256 = Sha256Hex(files.chat_template);
-  state->stop_ids = state->FindStopIds();
+  state->FindStopIds();
   return std::unique_ptr<TextModel>(new TextModel(std::move(state)));
 }
 
@@ -238,19 +315,22 @@ const std::vector<int32_t>& TextModel::stop_ids() const { return state_->stop_id
 const std::string& TextModel::template_sha256() const { return state_->template_sha256; }
 
 absl::StatusOr<std::vector<RenderedToken>> TextModel::Render(const Conversation& conversation,
-                                                             bool generation_prompt) const {
+                                                             bool generation_prompt,
+                                                             absl::string_view tools) const {
   LATHE_ASSIGN_OR_RETURN(const textkit::Rendered rendered,
-                         state_->RenderSegments(conversation, generation_prompt));
-  return state_->Tokenise(rendered, conversation);
+                         state_->RenderSegments(conversation, generation_prompt, tools));
+  const auto prompts_before = [&](size_t index) {
+    return state_->FindPrompts(conversation, index, tools);
+  };
+  return state_->Tokenise(SplitSegments(rendered, conversation, prompts_before), conversation);
 }
 
 absl::StatusOr<std::string> TextModel::RenderText(const Conversation& conversation,
-                                                  bool generation_prompt) const {
-  LATHE_RETURN_IF_ERROR(state_->CheckTemplate());
-  LATHE_ASSIGN_OR_RETURN(const auto messages, ToBridge(conversation));
-  return Guard([&] {
-    return std::string((*state_->chat_template)->render_text(messages, generation_prompt));
-  });
+                                                  bool generation_prompt,
+                                                  absl::string_view tools) const {
+  LATHE_ASSIGN_OR_RETURN(const textkit::Rendered rendered,
+                         state_->RenderSegments(conversation, generation_prompt, tools));
+  return std::string(rendered.text);
 }
 
 }  // namespace lathe

@@ -16,15 +16,18 @@
 namespace lathe {
 
 // Where a token of a rendered conversation comes from. A closed list; the names are shown to users.
-enum class TokenSource { kTemplate, kSystem, kUser, kAssistant };
+// kTools: the list of tools; kTool: a message that a tool answered.
+enum class TokenSource { kTemplate, kTools, kSystem, kUser, kAssistant, kTool };
 
 struct RenderedToken {
   int32_t id = 0;
   TokenSource source = TokenSource::kTemplate;
   // Index into the conversation; for a template token the message that it follows, or -1.
   int message = -1;
-  // Content of a trained assistant message, and the end-of-turn token that closes it: the first
-  // special token of the template text that follows, with what the template puts before it.
+  // What the model has to write in a trained assistant message: all from the end of the prompt that
+  // the template gives it (Render with `generation_prompt`) to the token that ends the turn. Besides
+  // the content these are the template's words around and between its parts, such as <think> and
+  // <tool_call>. docs/decisions/0005-typed-strings.md.
   bool trained = false;
 };
 
@@ -58,15 +61,18 @@ class TextModel {
 
   // Renders the conversation once, in typed segments, and tokenises each segment by itself:
   // template text with special tokens, message content without. Never compares rendered prefixes.
-  // With `generation_prompt` the template opens the next assistant turn at the end.
-  // InvalidArgument: a content is not UTF-8; there is no template; the template refuses (its own
-  // words), needs what we lack, takes a content apart (other than trimming it), or does not end.
+  // With `generation_prompt` the template opens the next assistant turn at the end. `tools`: a JSON
+  // list of what the model may call, or empty. A part of a content (trimmed, split off, in JSON)
+  // stays content.
+  // InvalidArgument: a content or field is not UTF-8 or not JSON; there is no template; the template
+  // refuses (its own words), needs what we lack (line and construct), or does not end.
   absl::StatusOr<std::vector<RenderedToken>> Render(const Conversation& conversation,
-                                                    bool generation_prompt) const;
-  // What `transformers` apply_chat_template(tokenize=False) gives, except that strftime_now is
-  // undefined: templates that test for it then write their fixed date, the same on every day.
-  absl::StatusOr<std::string> RenderText(const Conversation& conversation,
-                                         bool generation_prompt) const;
+                                                    bool generation_prompt,
+                                                    absl::string_view tools = "") const;
+  // What `transformers` apply_chat_template(tokenize=False) gives, except that the clock of
+  // strftime_now stands still, at 26 July 2024: a row is the same on every day.
+  absl::StatusOr<std::string> RenderText(const Conversation& conversation, bool generation_prompt,
+                                         absl::string_view tools = "") const;
 
  private:
   struct State;

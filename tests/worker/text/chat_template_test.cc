@@ -216,24 +216,48 @@ TEST(ChatTemplateFaultTest, TheTemplatesOwnWordsArrive) {
 
 TEST(ChatTemplateFaultTest, WhatWeLackIsNamedWithItsLine) {
   EXPECT_THAT(FaultOf("a\n{{ messages | no_such_filter }}"),
-              AllOf(HasSubstr("line 2"), HasSubstr("no_such_filter")));
-  EXPECT_THAT(FaultOf("{{ strftime_now('%Y') }}"),
-              AllOf(HasSubstr("line 1"), HasSubstr("strftime_now")));
-  EXPECT_THAT(FaultOf("{{ messages[0].content.no_method() }}"), HasSubstr("no_method"));
-  EXPECT_THAT(FaultOf("{% include 'other' %}"), HasSubstr("other"));
+              AllOf(HasSubstr("line 2"), HasSubstr("filter 'no_such_filter'")));
+  EXPECT_THAT(FaultOf("{{ no_such_function('%Y') }}"),
+              AllOf(HasSubstr("line 1"), HasSubstr("no_such_function")));
+  EXPECT_THAT(FaultOf("\n\n{{ messages[0].content.no_method() }}"),
+              AllOf(HasSubstr("line 3"), HasSubstr("str.no_method(...)")));
+  EXPECT_THAT(FaultOf("{{ messages is no_test }}"), HasSubstr("test 'no_test'"));
+  EXPECT_THAT(FaultOf("{{ strftime_now('%Q') }}"), HasSubstr("'%Q'"));
+  EXPECT_THAT(FaultOf("{{ {'a': 1} | tojson(cls=1) }}"), HasSubstr("'cls'"));
+  EXPECT_THAT(FaultOf("{{ missing.field }}"), HasSubstr("'missing' is not defined"));
 }
 
-TEST(ChatTemplateFaultTest, AContentTakenApartIsNamedNotGuessed) {
-  const std::string split = ReadTestFile(absl::StrCat(kFolder, "split.jinja"));
-  const Conversation thinks = {{Role::kUser, "a"},
-                               {Role::kAssistant, "<think>\nhm\n</think>\n\nThree."}};
-  EXPECT_THAT(FaultOf(split, thinks),
-              AllOf(HasSubstr("messages[1] (assistant)"), HasSubstr("line 9"),
-                    HasSubstr("content.split('</think>')")));
-  EXPECT_THAT(FaultOf("{{ messages[0].content | length }}"),
-              AllOf(HasSubstr("messages[0] (user)"), HasSubstr("content | length")));
-  EXPECT_THAT(FaultOf("{{ messages[0]['content'][1:] }}", {{Role::kUser, "abc"}}),
-              HasSubstr("content'][1:]"));
+TEST(ChatTemplateFaultTest, ATemplateThatIsNoneNamesItsLine) {
+  const auto fault = [](absl::string_view source) {
+    return LoadTextModel(TextSpec{.chat_template = std::string(source)}).status();
+  };
+  EXPECT_THAT(fault("a\n{% include 'other' %}").message(),
+              AllOf(HasSubstr("line 2"), HasSubstr("tag 'include' is not supported")));
+  EXPECT_THAT(fault("{% for m in messages %}").message(), HasSubstr("endfor"));
+  EXPECT_THAT(fault("{{ 1 + }}").message(), HasSubstr("line 1"));
+  EXPECT_THAT(fault("{{ 'open }}").message(), HasSubstr("has no end"));
+  EXPECT_THAT(fault("{% break %}").message(), HasSubstr("outside of a loop"));
+  EXPECT_EQ(fault("{% if x %}").code(), absl::StatusCode::kInvalidArgument);
+}
+
+// However a template cuts a content, its parts stay the message's; what it adds is the template's.
+TEST(ChatTemplateOriginTest, PartsOfAContentStayContent) {
+  const auto parts = [](absl::string_view expression) {
+    const auto model = WithTemplate(absl::StrCat("{% set c = messages[0].content %}", expression));
+    const auto tokens = model->Render({{Role::kUser, " <s>ab</s>\n"}}, false);
+    EXPECT_TRUE(tokens.ok()) << tokens.status();
+    return TextFrom(*model, *tokens, TokenSource::kUser);
+  };
+  EXPECT_EQ(parts("{{ '[' + c.strip() + ']' }}"), "<s>ab</s>");
+  EXPECT_EQ(parts("{{ c.split('a')[-1] }}{{ 'a' }}"), "b</s>\n");
+  EXPECT_EQ(parts("{{ c[1:4] ~ '|' ~ c | trim | upper }}"), "<s><S>AB</S>");
+  EXPECT_EQ(parts("{{ c | replace('ab', '<s>') }}"), " <s></s>\n");
+  EXPECT_EQ(parts("{{ [c] | tojson }}"), R"([" <s>ab</s>\n"])");
+  EXPECT_EQ(parts("{{ {'k': c} | tojson }}"), R"(" <s>ab</s>\n")");
+  EXPECT_EQ(parts("{% set x %}{{ c }}{% endset %}{{ x.rstrip() | list | join }}"), " <s>ab</s>");
+  EXPECT_EQ(parts("{% macro f(x) %}<s>{{ x }}{% endmacro %}{{ f(c).lstrip('<s>') }}"),
+            " <s>ab</s>\n");
+  EXPECT_EQ(parts("{{ c | length }}{{ 'a' in c }}{{ c.startswith(' ') }}"), "");
 }
 
 TEST(ChatTemplateFaultTest, AContentThatIsNotUtf8NamesItsMessage) {

@@ -1,6 +1,9 @@
 #include "tests/worker/text/text_fixture.h"
 
+#include <algorithm>
+#include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "common/base/file.h"
 #include "common/base/status.h"
@@ -31,6 +34,37 @@ absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(absl::string_view token
         WriteFileAtomically(folder.path() / "tokenizer_config.json", config_json));
   }
   return TextModel::Load(folder.path());
+}
+
+absl::StatusOr<std::string> ReadPeerFile(const std::filesystem::path& path) {
+  const char* cache = std::getenv("LATHE_CACHE");
+  const char* home = std::getenv("HOME");
+  const std::filesystem::path root =
+      cache != nullptr ? std::filesystem::path(cache)
+                       : std::filesystem::path(home == nullptr ? "" : home) / ".cache" / "lathe";
+  return ReadFile(root / "peers" / path, size_t{64} << 20);
+}
+
+std::string TokenizerWith(const std::vector<std::string>& special) {
+  nlohmann::json tokenizer = nlohmann::json::parse(ReadTestFile(kTokenizer));
+  nlohmann::json& added = tokenizer["added_tokens"];
+  int next = 0;
+  std::set<std::string> known;
+  for (const auto& token : added) {
+    next = std::max(next, token["id"].get<int>() + 1);
+    known.insert(token["content"]);
+  }
+  for (const auto& [text, id] : tokenizer["model"]["vocab"].items()) {
+    next = std::max(next, id.get<int>() + 1);
+  }
+  for (const std::string& text : special) {
+    if (!known.insert(text).second) continue;
+    nlohmann::json token = added[0];
+    token["id"] = next++;
+    token["content"] = text;
+    added.push_back(token);
+  }
+  return tokenizer.dump();
 }
 
 std::vector<int32_t> IdsOf(const std::vector<RenderedToken>& tokens) {

@@ -31,6 +31,12 @@ absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(absl::string_view token
 std::string ReadTestFile(const std::filesystem::path& path);
 
 // Ids in order.
+// A file of `scripts/setup --only peers`, by its path below the cache's peers folder.
+absl::StatusOr<std::string> ReadPeerFile(const std::filesystem::path& path);
+
+// The tokenizer.json of TextSpec with more special tokens.
+std::string TokenizerWith(const std::vector<std::string>& special);
+
 std::vector<int32_t> IdsOf(const std::vector<RenderedToken>& tokens);
 // The texts of the trained tokens, one after the other.
 std::string TrainedText(const TextModel& model, const std::vector<RenderedToken>& tokens);

@@ -1,0 +1,347 @@
+//! What operators, dots and brackets mean: Python's rules.
+
+use crate::ast::{Comparison, Operator};
+use crate::text::{Text, TextBuilder};
+use crate::value::{problem, Fuel, Loop, Outcome, Value};
+
+const MAX_OUTPUT_BYTES: usize = 16 << 20;
+const MAX_ITEMS: usize = 1 << 20;
+
+pub fn check_output(bytes: usize) -> Outcome<()> {
+    if bytes > MAX_OUTPUT_BYTES {
+        return problem(format!("writes more than the {MAX_OUTPUT_BYTES} bytes allowed"));
+    }
+    Ok(())
+}
+
+/// What a loop goes through.
+pub fn iterate(value: &Value, fuel: &Fuel) -> Outcome<Vec<Value>> {
+    let items: Vec<Value> = match value {
+        Value::Undefined(_) => Vec::new(),
+        Value::List(list) => list.items.clone(),
+        Value::Map(map) => map.items.iter().map(|(key, _)| Value::Str(key.clone())).collect(),
+        Value::Str(text) => return characters(text, fuel),
+        other => return problem(format!("a {} cannot be looped over", other.type_name())),
+    };
+    fuel.step(items.len())?;
+    Ok(items)
+}
+
+fn characters(text: &Text, fuel: &Fuel) -> Outcome<Vec<Value>> {
+    fuel.step(text.len().saturating_mul(text.runs().len().max(1)))?;
+    let whole = text.as_str();
+    Ok(whole.char_indices().map(|(at, c)| Value::Str(text.slice(at, at + c.len_utf8()))).collect())
+}
+
+/// `value.name`: what jinja2 finds as an attribute first and then as an item.
+pub fn attribute(value: &Value, name: &str, fuel: &Fuel) -> Outcome<Value> {
+    match value {
+        Value::Undefined(missing) => {
+            problem(format!("'{missing}' is not defined, and has no '{name}'"))
+        }
+        Value::Map(map) => {
+            fuel.step(map.items.len() / 16)?;
+            Ok(map.get(name).cloned().unwrap_or_else(|| Value::undefined(name)))
+        }
+        Value::Namespace(items) => {
+            let items = items.borrow();
+            let found = items.iter().find(|(key, _)| key == name);
+            Ok(found.map_or_else(|| Value::undefined(name), |(_, value)| value.clone()))
+        }
+        Value::Loop(state) => loop_attribute(state, name),
+        _ => Ok(Value::undefined(name)),
+    }
+}
+
+fn loop_attribute(state: &Loop, name: &str) -> Outcome<Value> {
+    let (index, length) = (state.index, state.items.len());
+    let number = |value: usize| Ok(Value::Int(value as i128));
+    let neighbour = |at: Option<usize>| {
+        let found = at.and_then(|at| state.items.get(at)).cloned();
+        Ok(found.unwrap_or_else(|| Value::undefined("a neighbour of a loop's item")))
+    };
+    match name {
+        "index" => number(index + 1),
+        "index0" => number(index),
+        "revindex" => number(length - index),
+        "revindex0" => number(length - index - 1),
+        "length" => number(length),
+        "first" => Ok(Value::Bool(index == 0)),
+        "last" => Ok(Value::Bool(index + 1 == length)),
+        "previtem" => neighbour(index.checked_sub(1)),
+        "nextitem" => neighbour(Some(index + 1)),
+        _ => problem(format!(
+            "loop.{name} is not supported; supported are first, index, index0, last, length, \
+             nextitem, previtem, revindex, revindex0"
+        )),
+    }
+}
+
+/// `value[index]`
+pub fn item(value: &Value, index: &Value, fuel: &Fuel) -> Outcome<Value> {
+    match (value, index) {
+        (_, Value::Str(name)) => attribute(value, name.as_str(), fuel),
+        (Value::Undefined(missing), _) => {
+            problem(format!("'{missing}' is not defined, and has no items"))
+        }
+        (Value::List(_) | Value::Str(_), _) => match index.as_int() {
+            Some(number) => nth(value, number, fuel),
+            None => problem(format!(
+                "a {} has no item that is a {}",
+                value.type_name(),
+                index.type_name()
+            )),
+        },
+        _ => Ok(Value::undefined("an item")),
+    }
+}
+
+fn nth(value: &Value, number: i128, fuel: &Fuel) -> Outcome<Value> {
+    let length = length(value, fuel)? as i128;
+    let at = if number < 0 { number + length } else { number };
+    if !(0..length).contains(&at) {
+        return Ok(Value::undefined("an item beyond the end"));
+    }
+    let at = at as usize;
+    Ok(match value {
+        Value::List(list) => list.items[at].clone(),
+        Value::Str(text) => {
+            let found = text.as_str().char_indices().nth(at);
+            found.map_or(Value::None, |(at, c)| Value::Str(text.slice(at, at + c.len_utf8())))
+        }
+        _ => Value::None,
+    })
+}
+
+/// Python's len().
+pub fn length(value: &Value, fuel: &Fuel) -> Outcome<usize> {
+    match value {
+        Value::Undefined(_) => Ok(0),
+        Value::Str(text) => {
+            fuel.step(text.len() / 64)?;
+            Ok(text.as_str().chars().count())
+        }
+        Value::List(list) => Ok(list.items.len()),
+        Value::Map(map) => Ok(map.items.len()),
+        other => problem(format!("a {} has no length", other.type_name())),
+    }
+}
+
+/// `value[begin:end:step]`
+pub fn slice(value: &Value, bounds: [Option<i128>; 3], fuel: &Fuel) -> Outcome<Value> {
+    let step = bounds[2].unwrap_or(1);
+    if step == 0 {
+        return problem("slices with step 0");
+    }
+    let count = length(value, fuel)? as i128;
+    let (low, high) = if step > 0 { (0, count) } else { (-1, count - 1) };
+    let place = |bound: Option<i128>, default: i128| {
+        bound.map_or(default, |at| {
+            if at < 0 { at.saturating_add(count) } else { at }.clamp(low, high)
+        })
+    };
+    let (begin, end) = if step > 0 {
+        (place(bounds[0], low), place(bounds[1], high))
+    } else {
+        (place(bounds[0], high), place(bounds[1], low))
+    };
+    if let (Value::Str(text), 1) = (value, step) {
+        return Ok(Value::Str(character_slice(text, begin, end.max(begin))));
+    }
+    let items = match value {
+        Value::List(list) => list.items.clone(),
+        Value::Str(text) => characters(text, fuel)?,
+        other => return problem(format!("a {} cannot be sliced", other.type_name())),
+    };
+    let mut kept = Vec::new();
+    let mut at = begin;
+    while (step > 0 && at < end) || (step < 0 && at > end) {
+        kept.push(items[at as usize].clone());
+        at = at.saturating_add(step);
+    }
+    fuel.step(kept.len())?;
+    match value {
+        Value::List(list) => Value::sequence(kept, list.is_tuple),
+        _ => join(&kept, &Text::template(""), fuel).map(Value::Str),
+    }
+}
+
+fn character_slice(text: &Text, begin: i128, end: i128) -> Text {
+    let whole = text.as_str();
+    let byte_of =
+        |count: i128| whole.char_indices().nth(count as usize).map_or(whole.len(), |(at, _)| at);
+    text.slice(byte_of(begin), byte_of(end))
+}
+
+pub fn join(items: &[Value], separator: &Text, fuel: &Fuel) -> Outcome<Text> {
+    let mut out = TextBuilder::default();
+    for (index, item) in items.iter().enumerate() {
+        if index > 0 {
+            out.push(separator);
+        }
+        let text = item.to_text(fuel)?;
+        fuel.make(text.len() + separator.len())?;
+        out.push(&text);
+        check_output(out.len())?;
+    }
+    Ok(out.finish())
+}
+
+pub fn negative(value: &Value) -> Outcome<Value> {
+    match value {
+        Value::Float(number) => Ok(Value::Float(-number)),
+        _ => match value.as_int().and_then(i128::checked_neg) {
+            Some(number) => Ok(Value::Int(number)),
+            None => problem(format!("cannot negate a {}", value.type_name())),
+        },
+    }
+}
+
+pub fn compare(kind: Comparison, left: &Value, right: &Value, fuel: &Fuel) -> Outcome<bool> {
+    Ok(match kind {
+        Comparison::Equal => left.equals(right, fuel)?,
+        Comparison::NotEqual => !left.equals(right, fuel)?,
+        Comparison::Less => left.compare(right)?.is_lt(),
+        Comparison::LessOrEqual => left.compare(right)?.is_le(),
+        Comparison::Greater => left.compare(right)?.is_gt(),
+        Comparison::GreaterOrEqual => left.compare(right)?.is_ge(),
+        Comparison::In => contains(right, left, fuel)?,
+        Comparison::NotIn => !contains(right, left, fuel)?,
+    })
+}
+
+pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> {
+    match container {
+        Value::Str(text) => match value.as_str() {
+            Some(part) => {
+                fuel.step(text.len() / 64)?;
+                Ok(text.as_str().contains(part))
+            }
+            None => problem(format!(
+                "'in <string>' requires string as left operand, not {}",
+                value.type_name()
+            )),
+        },
+        Value::Map(map) => {
+            fuel.step(map.items.len() / 16)?;
+            Ok(value.as_str().is_some_and(|key| map.get(key).is_some()))
+        }
+        Value::List(list) => {
+            for item in &list.items {
+                if item.equals(value, fuel)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        Value::Undefined(_) => Ok(false),
+        other => problem(format!("a {} holds nothing to look for", other.type_name())),
+    }
+}
+
+pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> Outcome<Value> {
+    match (operator, left, right) {
+        (Operator::Concatenate, ..) => {
+            concatenate(&left.to_text(fuel)?, &right.to_text(fuel)?, fuel)
+        }
+        (Operator::Add, Value::Str(a), Value::Str(b)) => concatenate(a, b, fuel),
+        (Operator::Add, Value::List(a), Value::List(b)) if a.is_tuple == b.is_tuple => {
+            fuel.step(a.items.len() + b.items.len())?;
+            let items = a.items.iter().chain(&b.items).cloned().collect();
+            Value::sequence(items, a.is_tuple)
+        }
+        (Operator::Multiply, Value::Str(text), times)
+        | (Operator::Multiply, times, Value::Str(text))
+            if times.as_int().is_some() =>
+        {
+            repeat(text, times.as_int().unwrap_or(0), fuel)
+        }
+        (Operator::Multiply, Value::List(list), times) if times.as_int().is_some() => {
+            let times = times.as_int().unwrap_or(0).clamp(0, MAX_ITEMS as i128) as usize;
+            fuel.step(list.items.len().saturating_mul(times))?;
+            let count = list.items.len() * times;
+            let items = list.items.iter().cycle().take(count).cloned().collect();
+            Value::sequence(items, list.is_tuple)
+        }
+        _ => arithmetic(operator, left, right),
+    }
+}
+
+fn concatenate(left: &Text, right: &Text, fuel: &Fuel) -> Outcome<Value> {
+    fuel.make(left.len() + right.len())?;
+    fuel.step((left.runs().len() + right.runs().len()) / 16)?;
+    let mut out = TextBuilder::default();
+    out.push(left);
+    out.push(right);
+    Ok(Value::Str(out.finish()))
+}
+
+fn repeat(text: &Text, times: i128, fuel: &Fuel) -> Outcome<Value> {
+    let times = times.clamp(0, 1 << 40) as usize;
+    let size = text.len().saturating_mul(times);
+    fuel.make(size)?;
+    fuel.step(times.saturating_mul(text.runs().len()) / 16)?;
+    let mut out = TextBuilder::default();
+    (0..if size == 0 { 0 } else { times }).for_each(|_| out.push(text));
+    Ok(Value::Str(out.finish()))
+}
+
+fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Outcome<Value> {
+    let sign = sign_of(operator);
+    if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
+        if operator != Operator::Divide {
+            let number = match operator {
+                Operator::Add => a.checked_add(b),
+                Operator::Subtract => a.checked_sub(b),
+                Operator::Multiply => a.checked_mul(b),
+                Operator::FloorDivide => a.checked_div_euclid(b).map(|q| floor_quotient(a, b, q)),
+                _ => a.checked_rem_euclid(b).map(|r| if b < 0 && r != 0 { r + b } else { r }),
+            };
+            return number.map_or_else(
+                || problem(format!("{a} {sign} {b} has no value")),
+                |n| Ok(Value::Int(n)),
+            );
+        }
+    }
+    let Some((a, b)) = left.as_float().zip(right.as_float()) else {
+        return problem(format!(
+            "unsupported operand types for {sign}: '{}' and '{}'",
+            left.type_name(),
+            right.type_name()
+        ));
+    };
+    if b == 0.0
+        && matches!(operator, Operator::Divide | Operator::FloorDivide | Operator::Remainder)
+    {
+        return problem("division by zero");
+    }
+    Ok(Value::Float(match operator {
+        Operator::Add => a + b,
+        Operator::Subtract => a - b,
+        Operator::Multiply => a * b,
+        Operator::Divide => a / b,
+        Operator::FloorDivide => (a / b).floor(),
+        _ => a - b * (a / b).floor(),
+    }))
+}
+
+/// Rounds down, where div_euclid keeps the remainder positive.
+fn floor_quotient(a: i128, b: i128, quotient: i128) -> i128 {
+    if b < 0 && a.rem_euclid(b) != 0 {
+        quotient - 1
+    } else {
+        quotient
+    }
+}
+
+fn sign_of(operator: Operator) -> &'static str {
+    match operator {
+        Operator::Add => "+",
+        Operator::Subtract => "-",
+        Operator::Multiply => "*",
+        Operator::Divide => "/",
+        Operator::FloorDivide => "//",
+        Operator::Remainder => "%",
+        Operator::Concatenate => "~",
+    }
+}

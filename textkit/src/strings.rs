@@ -1,0 +1,255 @@
+//! Python's methods of str.
+
+use crate::calls::{join_all, Arguments};
+use crate::text::{is_space, Text, TextBuilder};
+use crate::value::{problem, Fuel, Outcome, Value};
+
+const METHODS: &str = "capitalize, count, endswith, find, isalnum, isalpha, isdigit, islower, \
+                       isspace, isupper, join, lower, lstrip, partition, removeprefix, \
+                       removesuffix, replace, rfind, rpartition, rsplit, rstrip, split, \
+                       splitlines, startswith, strip, title, upper";
+
+pub fn call(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    fuel.step(1 + text.len() / 64)?;
+    fuel.make(text.len())?;
+    let name = arguments.name.clone();
+    match name.as_str() {
+        "strip" | "lstrip" | "rstrip" => {
+            let chars = arguments.take_text(0, "chars")?;
+            arguments.finish(1)?;
+            Ok(Value::Str(strip(text, &name, chars.as_ref())))
+        }
+        "split" | "rsplit" => {
+            let separator = arguments.take_text(0, "sep")?;
+            let most = arguments.take_int(1, "maxsplit")?.filter(|most| *most >= 0);
+            arguments.finish(2)?;
+            let most = most.map_or(usize::MAX, |most| most.min(1 << 40) as usize);
+            split(text, separator.as_ref(), most, name == "rsplit", fuel)
+        }
+        "splitlines" => {
+            arguments.finish(0)?;
+            pieces(text, lines(text.as_str()), fuel)
+        }
+        "startswith" | "endswith" => begins(text, arguments, name == "startswith"),
+        "replace" => {
+            let (from, to) = (arguments.need_text(0, "old")?, arguments.need_text(1, "new")?);
+            let most = arguments.take_int(2, "count")?.filter(|most| *most >= 0);
+            arguments.finish(3)?;
+            replace(text, &from, &to, most.map_or(usize::MAX, |most| most as usize), fuel)
+        }
+        "join" => {
+            let items = arguments.take(0, "iterable").unwrap_or(Value::None);
+            arguments.finish(1)?;
+            join_all(text, &items, fuel)
+        }
+        "removeprefix" | "removesuffix" => {
+            let part = arguments.need_text(0, "part")?;
+            arguments.finish(1)?;
+            let whole = text.as_str();
+            let rest = match name.as_str() {
+                "removeprefix" => whole.strip_prefix(part.as_str()),
+                _ => whole.strip_suffix(part.as_str()),
+            };
+            Ok(Value::Str(text.part(rest.unwrap_or(whole))))
+        }
+        "find" | "rfind" | "count" | "partition" | "rpartition" => search(text, arguments, fuel),
+        _ => without_arguments(text, arguments),
+    }
+}
+
+fn without_arguments(text: &Text, arguments: Arguments) -> Outcome<Value> {
+    let name = arguments.name.clone();
+    let whole = text.as_str();
+    let all = |is: fn(char) -> bool| Ok(Value::Bool(!whole.is_empty() && whole.chars().all(is)));
+    let is_cased = whole.chars().any(|c| c.is_uppercase() || c.is_lowercase());
+    let value = match name.as_str() {
+        "upper" | "lower" | "title" | "capitalize" => Ok(Value::Str(change_case(text, &name))),
+        "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),
+        "isalpha" => all(char::is_alphabetic),
+        "isalnum" => all(char::is_alphanumeric),
+        "isspace" => all(is_space),
+        "isupper" => Ok(Value::Bool(is_cased && !whole.chars().any(char::is_lowercase))),
+        "islower" => Ok(Value::Bool(is_cased && !whole.chars().any(char::is_uppercase))),
+        _ => {
+            return problem(format!("str.{name}(...) is not supported; supported are {METHODS}"));
+        }
+    };
+    arguments.finish(0)?;
+    value
+}
+
+/// `name`: strip, lstrip or rstrip. Without `chars` white space goes.
+pub fn strip(text: &Text, name: &str, chars: Option<&Text>) -> Text {
+    let goes = |c: char| chars.map_or_else(|| is_space(c), |chars| chars.as_str().contains(c));
+    let mut rest = text.as_str();
+    if name != "rstrip" {
+        rest = rest.trim_start_matches(goes);
+    }
+    if name != "lstrip" {
+        rest = rest.trim_end_matches(goes);
+    }
+    text.part(rest)
+}
+
+pub fn change_case(text: &Text, name: &str) -> Text {
+    let mut is_first = true;
+    text.map_chars(|c, out| {
+        let is_upper = match name {
+            "upper" => true,
+            "lower" => false,
+            _ => is_first,
+        };
+        is_first = name == "title" && !c.is_alphabetic();
+        if is_upper {
+            out.extend(c.to_uppercase())
+        } else {
+            out.extend(c.to_lowercase())
+        }
+    })
+}
+
+fn pieces(text: &Text, parts: Vec<&str>, fuel: &Fuel) -> Outcome<Value> {
+    fuel.step(parts.len().saturating_mul(text.runs().len().max(1)))?;
+    Value::list(parts.into_iter().map(|part| Value::Str(text.part(part))).collect())
+}
+
+fn split(
+    text: &Text,
+    separator: Option<&Text>,
+    most: usize,
+    from_end: bool,
+    fuel: &Fuel,
+) -> Outcome<Value> {
+    let whole = text.as_str();
+    let parts: Vec<&str> = match separator {
+        None => split_at_space(whole, most, from_end),
+        Some(separator) if separator.is_empty() => return problem("split: empty separator"),
+        Some(separator) if from_end => {
+            let mut parts: Vec<&str> =
+                whole.rsplitn(most.saturating_add(1), separator.as_str()).collect();
+            parts.reverse();
+            parts
+        }
+        Some(separator) => whole.splitn(most.saturating_add(1), separator.as_str()).collect(),
+    };
+    pieces(text, parts, fuel)
+}
+
+/// Runs of white space part the words; none stand at the ends.
+fn split_at_space(whole: &str, most: usize, from_end: bool) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut rest = whole.trim_matches(is_space);
+    while !rest.is_empty() {
+        let cut = if from_end { rest.rfind(is_space) } else { rest.find(is_space) };
+        let Some(at) = cut.filter(|_| parts.len() < most) else {
+            parts.push(rest);
+            break;
+        };
+        let next = at + rest[at..].chars().next().map_or(1, char::len_utf8);
+        if from_end {
+            parts.push(&rest[next..]);
+            rest = rest[..at].trim_end_matches(is_space);
+        } else {
+            parts.push(&rest[..at]);
+            rest = rest[next..].trim_start_matches(is_space);
+        }
+    }
+    if from_end {
+        parts.reverse();
+    }
+    // With a limit the last part keeps its own white space inside, never at the outer end.
+    parts
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    let is_break = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
+    let mut out = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find(is_break) {
+        let size = if rest[at..].starts_with("\r\n") {
+            2
+        } else {
+            rest[at..].chars().next().map_or(1, char::len_utf8)
+        };
+        out.push(&rest[..at]);
+        rest = &rest[at + size..];
+    }
+    if !rest.is_empty() {
+        out.push(rest);
+    }
+    out
+}
+
+fn begins(text: &Text, mut arguments: Arguments, at_start: bool) -> Outcome<Value> {
+    let wanted = arguments.take(0, "prefix").unwrap_or(Value::None);
+    arguments.finish(1)?;
+    let fits = |part: &str| {
+        let whole = text.as_str();
+        if at_start {
+            whole.starts_with(part)
+        } else {
+            whole.ends_with(part)
+        }
+    };
+    match &wanted {
+        Value::Str(part) => Ok(Value::Bool(fits(part.as_str()))),
+        Value::List(list) if list.is_tuple => {
+            Ok(Value::Bool(list.items.iter().filter_map(Value::as_str).any(fits)))
+        }
+        other => problem(format!(
+            "startswith: got a {}; must be str or a tuple of str",
+            other.type_name()
+        )),
+    }
+}
+
+pub fn replace(text: &Text, from: &Text, to: &Text, most: usize, fuel: &Fuel) -> Outcome<Value> {
+    let whole = text.as_str();
+    let hits: Vec<usize> =
+        whole.match_indices(from.as_str()).map(|(at, _)| at).take(most).collect();
+    fuel.step(hits.len().saturating_mul(text.runs().len().max(1)))?;
+    fuel.make(text.len().saturating_add(hits.len().saturating_mul(to.len())))?;
+    let mut out = TextBuilder::default();
+    let mut begin = 0;
+    for at in hits {
+        if at > begin {
+            out.push(&text.slice(begin, at));
+        }
+        out.push(to);
+        begin = at + from.len();
+    }
+    out.push(&text.slice(begin, whole.len()));
+    Ok(Value::Str(out.finish()))
+}
+
+fn search(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let part = arguments.need_text(0, "sub")?;
+    let name = arguments.name.clone();
+    arguments.finish(1)?;
+    let (whole, part) = (text.as_str(), part.as_str());
+    let place = if name.starts_with('r') { whole.rfind(part) } else { whole.find(part) };
+    match name.as_str() {
+        "find" | "rfind" => {
+            Ok(Value::Int(place.map_or(-1, |at| whole[..at].chars().count() as i128)))
+        }
+        "count" if part.is_empty() => Ok(Value::Int(whole.chars().count() as i128 + 1)),
+        "count" => Ok(Value::Int(whole.matches(part).count() as i128)),
+        _ if part.is_empty() => problem(format!("{name}: empty separator")),
+        _ => {
+            let end = whole.len();
+            let cuts = match place {
+                Some(at) => [(0, at), (at, at + part.len()), (at + part.len(), end)],
+                None if name == "partition" => [(0, end), (end, end), (end, end)],
+                None => [(0, 0), (0, 0), (0, end)],
+            };
+            fuel.step(text.runs().len())?;
+            let parts = cuts.map(|(begin, end)| Value::Str(text.slice(begin, end)));
+            Value::sequence(parts.to_vec(), true)
+        }
+    }
+}

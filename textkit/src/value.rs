@@ -1,0 +1,379 @@
+//! Values of a template, with the meaning that Python gives them.
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Ordering;
+use std::rc::Rc;
+
+use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
+
+/// Lists in lists and the like; bounds every recursion over a value.
+const MAX_NESTING: u32 = 100;
+const MAX_STEPS: u64 = 2_000_000;
+const MAX_BYTES: usize = 16 << 20;
+/// Bytes of all strings that are made on the way to the output.
+const MAX_MADE_BYTES: usize = 256 << 20;
+
+/// Why a template stops; the line is filled in where it is known.
+#[derive(Debug)]
+pub enum Fault {
+    /// What the template said to raise_exception.
+    Refusal(String),
+    Problem {
+        line: Option<usize>,
+        text: String,
+    },
+}
+
+pub type Outcome<T> = Result<T, Fault>;
+
+pub fn problem<T>(text: impl Into<String>) -> Outcome<T> {
+    Err(Fault::Problem { line: None, text: text.into() })
+}
+
+/// What a rendering may still use up.
+pub struct Fuel {
+    steps: Cell<u64>,
+    bytes: Cell<usize>,
+}
+
+impl Fuel {
+    pub fn new() -> Self {
+        Fuel { steps: Cell::new(MAX_STEPS), bytes: Cell::new(MAX_MADE_BYTES) }
+    }
+
+    pub fn step(&self, count: usize) -> Outcome<()> {
+        match self.steps.get().checked_sub(count as u64) {
+            Some(left) => {
+                self.steps.set(left);
+                Ok(())
+            }
+            None => {
+                problem(format!("takes more than the {MAX_STEPS} steps allowed; does a loop end?"))
+            }
+        }
+    }
+
+    /// For a string of `size` bytes that is about to be made.
+    pub fn make(&self, size: usize) -> Outcome<()> {
+        match self.bytes.get().checked_sub(size) {
+            Some(left) if size <= MAX_BYTES => {
+                self.bytes.set(left);
+                Ok(())
+            }
+            _ => problem(format!("writes more than the {MAX_BYTES} bytes allowed")),
+        }
+    }
+}
+
+pub struct List {
+    pub items: Vec<Value>,
+    pub is_tuple: bool,
+    depth: u32,
+}
+
+pub struct Map {
+    pub items: Vec<(Text, Value)>,
+    depth: u32,
+}
+
+impl Map {
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        self.items.iter().find(|(name, _)| name.as_str() == key).map(|(_, value)| value)
+    }
+}
+
+/// What `loop` is in a loop's body.
+pub struct Loop {
+    pub items: Rc<Vec<Value>>,
+    pub index: usize,
+}
+
+#[derive(Clone)]
+pub enum Value {
+    /// With the name that was looked for.
+    Undefined(Rc<str>),
+    None,
+    Bool(bool),
+    Int(i128),
+    Float(f64),
+    Str(Text),
+    List(Rc<List>),
+    Map(Rc<Map>),
+    Namespace(Rc<RefCell<Vec<(String, Value)>>>),
+    Loop(Rc<Loop>),
+    /// Index into the template's macros.
+    Macro(usize),
+    /// A function of ours, by name.
+    Function(&'static str),
+}
+
+impl Value {
+    pub fn undefined(name: &str) -> Value {
+        Value::Undefined(Rc::from(name))
+    }
+
+    pub fn text(text: &str) -> Value {
+        Value::Str(Text::template(text))
+    }
+
+    pub fn list(items: Vec<Value>) -> Outcome<Value> {
+        Value::sequence(items, false)
+    }
+
+    pub fn sequence(items: Vec<Value>, is_tuple: bool) -> Outcome<Value> {
+        let depth = nesting(items.iter())?;
+        Ok(Value::List(Rc::new(List { items, is_tuple, depth })))
+    }
+
+    /// Of two equal keys the last one counts, at the place of the first.
+    pub fn map(items: Vec<(Text, Value)>) -> Outcome<Value> {
+        let depth = nesting(items.iter().map(|(_, value)| value))?;
+        Ok(Value::Map(Rc::new(Map { items, depth })))
+    }
+
+    pub fn is_undefined(&self) -> bool {
+        matches!(self, Value::Undefined(_))
+    }
+
+    /// Python's name of the type.
+    pub fn type_name(&self) -> &'static str {
+        match self {
+            Value::Undefined(_) => "undefined",
+            Value::None => "NoneType",
+            Value::Bool(_) => "bool",
+            Value::Int(_) => "int",
+            Value::Float(_) => "float",
+            Value::Str(_) => "str",
+            Value::List(list) => ["list", "tuple"][list.is_tuple as usize],
+            Value::Map(_) => "dict",
+            Value::Namespace(_) => "namespace",
+            Value::Loop(_) => "loop",
+            Value::Macro(_) => "macro",
+            Value::Function(_) => "function",
+        }
+    }
+
+    pub fn is_true(&self) -> bool {
+        match self {
+            Value::Undefined(_) | Value::None => false,
+            Value::Bool(value) => *value,
+            Value::Int(value) => *value != 0,
+            Value::Float(value) => *value != 0.0,
+            Value::Str(text) => !text.is_empty(),
+            Value::List(list) => !list.items.is_empty(),
+            Value::Map(map) => !map.items.is_empty(),
+            _ => true,
+        }
+    }
+
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::Str(text) => Some(text.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Whole numbers, and what Python takes for one.
+    pub fn as_int(&self) -> Option<i128> {
+        match self {
+            Value::Int(value) => Some(*value),
+            Value::Bool(value) => Some(i128::from(*value)),
+            _ => None,
+        }
+    }
+
+    pub fn as_float(&self) -> Option<f64> {
+        match self {
+            Value::Float(value) => Some(*value),
+            _ => self.as_int().map(|value| value as f64),
+        }
+    }
+
+    /// Python's `==`.
+    pub fn equals(&self, other: &Value, fuel: &Fuel) -> Outcome<bool> {
+        fuel.step(1)?;
+        Ok(match (self, other) {
+            (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
+            (Value::Str(a), Value::Str(b)) => a.as_str() == b.as_str(),
+            (Value::List(a), Value::List(b)) => {
+                let is_same_kind = a.is_tuple == b.is_tuple && a.items.len() == b.items.len();
+                if !is_same_kind {
+                    return Ok(false);
+                }
+                for (a, b) in a.items.iter().zip(&b.items) {
+                    if !a.equals(b, fuel)? {
+                        return Ok(false);
+                    }
+                }
+                true
+            }
+            (Value::Map(a), Value::Map(b)) => return maps_equal(a, b, fuel),
+            (Value::Macro(a), Value::Macro(b)) => a == b,
+            (Value::Function(a), Value::Function(b)) => a == b,
+            _ => match (self.as_int(), other.as_int()) {
+                (Some(a), Some(b)) => a == b,
+                _ => self.as_float().is_some() && self.as_float() == other.as_float(),
+            },
+        })
+    }
+
+    /// Python's `<` and its kin; a problem for what has no order.
+    pub fn compare(&self, other: &Value) -> Outcome<Ordering> {
+        if let (Some(a), Some(b)) = (self.as_str(), other.as_str()) {
+            return Ok(a.cmp(b));
+        }
+        if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
+            return Ok(a.cmp(&b));
+        }
+        let order = self.as_float().zip(other.as_float()).and_then(|(a, b)| a.partial_cmp(&b));
+        order.map_or_else(
+            || problem(format!("cannot order {} and {}", self.type_name(), other.type_name())),
+            Ok,
+        )
+    }
+
+    /// Python's str().
+    pub fn to_text(&self, fuel: &Fuel) -> Outcome<Text> {
+        match self {
+            Value::Str(text) => Ok(text.clone()),
+            Value::Undefined(_) => Ok(Text::template("")),
+            _ => {
+                let mut out = TextBuilder::default();
+                self.write_repr(&mut out, TEMPLATE, fuel)?;
+                fuel.make(out.len())?;
+                Ok(out.finish())
+            }
+        }
+    }
+
+    /// Python's repr(). What stands between strings belongs to whom they belong.
+    fn write_repr(&self, out: &mut TextBuilder, origin: Origin, fuel: &Fuel) -> Outcome<()> {
+        fuel.step(1)?;
+        fuel.make(out.len().min(64))?;
+        match self {
+            Value::None => out.push_str("None", origin),
+            Value::Bool(value) => out.push_str(if *value { "True" } else { "False" }, origin),
+            Value::Int(value) => out.push_str(&value.to_string(), origin),
+            Value::Float(value) => out.push_str(&float_text(*value), origin),
+            Value::Str(text) => {
+                fuel.make(text.len())?;
+                let own = text.first_origin();
+                out.push_str(&quoted(text.as_str()), if own == TEMPLATE { origin } else { own });
+            }
+            Value::List(list) => {
+                let (open, close) = if list.is_tuple { ("(", ")") } else { ("[", "]") };
+                out.push_str(open, origin);
+                for (index, item) in list.items.iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" }, origin);
+                    item.write_repr(out, origin, fuel)?;
+                }
+                out.push_str(if list.is_tuple && list.items.len() == 1 { "," } else { "" }, origin);
+                out.push_str(close, origin);
+            }
+            Value::Map(map) => {
+                let own = map.items.first().map_or(origin, |(key, _)| key.first_origin());
+                out.push_str("{", own);
+                for (index, (key, value)) in map.items.iter().enumerate() {
+                    out.push_str(if index > 0 { ", " } else { "" }, own);
+                    Value::Str(key.clone()).write_repr(out, own, fuel)?;
+                    out.push_str(": ", own);
+                    value.write_repr(out, own, fuel)?;
+                }
+                out.push_str("}", own);
+            }
+            Value::Undefined(_) => out.push_str("Undefined", origin),
+            _ => return problem(format!("cannot print a {}", self.type_name())),
+        }
+        Ok(())
+    }
+}
+
+fn nesting<'a>(values: impl Iterator<Item = &'a Value>) -> Outcome<u32> {
+    let mut depth = 0;
+    for value in values {
+        check_holdable(value)?;
+        depth = depth.max(match value {
+            Value::List(list) => list.depth,
+            Value::Map(map) => map.depth,
+            _ => 0,
+        });
+    }
+    if depth >= MAX_NESTING {
+        return problem(format!("nests values deeper than the {MAX_NESTING} levels allowed"));
+    }
+    Ok(depth + 1)
+}
+
+/// A namespace in a namespace could build a chain without end, or a ring.
+pub fn check_holdable(value: &Value) -> Outcome<()> {
+    match value {
+        Value::Namespace(_) | Value::Loop(_) => problem(format!(
+            "puts a {} into another value, which is not supported",
+            value.type_name()
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn maps_equal(a: &Map, b: &Map, fuel: &Fuel) -> Outcome<bool> {
+    if a.items.len() != b.items.len() {
+        return Ok(false);
+    }
+    for (key, value) in &a.items {
+        fuel.step(b.items.len() / 16)?;
+        match b.get(key.as_str()) {
+            Some(other) if value.equals(other, fuel)? => {}
+            _ => return Ok(false),
+        }
+    }
+    Ok(true)
+}
+
+/// repr() of a string: double quotes only where single ones stand in it and no double ones.
+fn quoted(text: &str) -> String {
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push(quote);
+    for c in text.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            c if c == quote => out.extend(['\\', c]),
+            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => {
+                out.push_str(&format!("\\x{:02x}", c as u32));
+            }
+            c => out.push(c),
+        }
+    }
+    out.push(quote);
+    out
+}
+
+/// repr() of a float: the shortest digits, with an exponent below 1e-4 and from 1e16.
+pub fn float_text(value: f64) -> String {
+    if value.is_nan() || value.is_infinite() {
+        return if value.is_nan() {
+            "nan"
+        } else if value > 0.0 {
+            "inf"
+        } else {
+            "-inf"
+        }
+        .to_string();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if value != 0.0 && !(-4..16).contains(&exponent) {
+        let sign = if exponent < 0 { '-' } else { '+' };
+        return format!("{digits}e{sign}{:02}", exponent.abs());
+    }
+    let plain = format!("{value}");
+    if plain.contains('.') {
+        plain
+    } else {
+        plain + ".0"
+    }
+}
