@@ -248,7 +248,9 @@ DecoderLayout LlamaLayout(const ModelConfig& config, const AttentionBiases& bias
                       {"self_attn.o_proj", Projection::kOutput, q, hidden, biases.output},
                       {"mlp.gate_proj", Projection::kGateUp, hidden, middle, false},
                       {"mlp.up_proj", Projection::kGateUp, hidden, middle, false},
-                      {"mlp.down_proj", Projection::kDown, middle, hidden, false}}};
+                      {"mlp.down_proj", Projection::kDown, middle, hidden, false}},
+          .rotary_dim = config.head_dim,
+          .interleaved_pairs = false};
 }
 
 }  // namespace lathe

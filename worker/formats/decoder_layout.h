@@ -35,6 +35,10 @@ struct DecoderLayout {
   std::string key_norm;
   // Those of one Projection stand together: their outputs are queries, keys, values, and gate, up.
   std::vector<LinearSpec> linears;
+  // The first rotary_dim values of a query or key head turn in pairs by position: i with i +
+  // rotary_dim / 2, or, interleaved, 2 i with 2 i + 1. The others pass.
+  int64_t rotary_dim = 0;
+  bool interleaved_pairs = false;
 };
 
 // REQUIRES: config.architecture is of a family.

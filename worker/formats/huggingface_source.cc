@@ -206,7 +206,7 @@ absl::Status HuggingFaceSource::MatchTensors() {
   const std::string head = LayoutOf(config_).head + ".weight";
   for (const auto& [name, tensor] : files_.tensors()) {
     // Old files carry rotary constants; a tied head is a copy of the embeddings.
-    if (used.count(name) > 0 || absl::EndsWith(name, ".rotary_emb.inv_freq")) continue;
+    if (used.count(name) > 0 || absl::EndsWith(name, ".inv_freq")) continue;
     if (name == head && config_.tie_word_embeddings) continue;
     return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(name), " is there; a ",
                                                    config_.architecture,

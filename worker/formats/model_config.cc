@@ -7,6 +7,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "worker/formats/config_json.h"
+#include "worker/formats/decoder_layout.h"
 #include "worker/formats/model_family.h"
 #include "worker/formats/strict_json.h"
 
@@ -71,11 +72,11 @@ absl::Status CheckHeads(const ModelConfig& config) {
                                                    "; must divide num_attention_heads, which is ",
                                                    config.num_heads));
   }
-  if (config.head_dim % 2 != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("head_dim is ", config.head_dim, "; must be even for rotary positions"));
-  }
-  return absl::OkStatus();
+  const int64_t turned = LayoutOf(config).rotary_dim;
+  if (turned >= 2 && turned % 2 == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("head_dim is ", config.head_dim, ", of which ", turned,
+                   " values turn by position; must be an even number"));
 }
 
 absl::Status CheckTokenIds(const ModelConfig& config) {

@@ -29,6 +29,7 @@ struct ModelFamily {
   DecoderLayout (*layout)(const ModelConfig& config) = nullptr;
 };
 
+extern const ModelFamily kChatGlmFamily;  // ChatGLM3.
 extern const ModelFamily kLlamaFamily;    // Llama 2 and 3, SmolLM2.
 extern const ModelFamily kMistralFamily;  // Mistral 7B and others of MistralForCausalLM.
 extern const ModelFamily kQwen2Family;    // Qwen2, Qwen2.5.

@@ -93,9 +93,10 @@ TEST(ModelConfigTest, RefusesWhatItCannotComputeByName) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << key << ": " << status;
     EXPECT_TRUE(absl::StrContains(status.message(), "supported")) << status;
   }
-  EXPECT_TRUE(absl::StrContains(
-      ParseWith("architectures", json::array({"GPT2LMHeadModel"})).message(),
-      "supported are LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"));
+  EXPECT_TRUE(
+      absl::StrContains(ParseWith("architectures", json::array({"GPT2LMHeadModel"})).message(),
+                        "supported are ChatGLMModel, LlamaForCausalLM, MistralForCausalLM, "
+                        "Qwen2ForCausalLM, Qwen3ForCausalLM"));
 }
 
 // A config.json of tests/data/families with some keys changed.
@@ -115,7 +116,7 @@ std::vector<std::string> LayerParameters(const ModelConfig& config) {
 }
 
 TEST(FamilyConfigTest, WhatIsWrittenIsReadBack) {
-  for (const char* family : {"llama3", "mistral", "qwen2", "qwen3"}) {
+  for (const char* family : {"llama3", "mistral", "qwen2", "qwen3", "chatglm3"}) {
     const auto config = ParseFamily(family);
     ASSERT_TRUE(config.ok()) << config.status();
     const auto again = ParseModelConfig(ModelConfigJson(*config));
@@ -138,6 +139,45 @@ TEST(FamilyConfigTest, LayersHaveTheParametersOfTheirFamily) {
   EXPECT_FALSE(has("mistral", "self_attn.q_proj.bias"));
   EXPECT_TRUE(has("qwen3", "self_attn.k_norm.weight"));
   EXPECT_FALSE(has("qwen3", "self_attn.q_proj.bias"));
+}
+
+TEST(FamilyConfigTest, ChatGlmHasFusedLayersUnderItsOriginalNames) {
+  std::vector<std::string> names;
+  for (const ParameterSpec& spec : ParameterSpecs(*ParseFamily("chatglm3"))) {
+    names.push_back(spec.name);
+  }
+  const std::string layer = "transformer.encoder.layers.0.";
+  EXPECT_EQ(names,
+            (std::vector<std::string>{
+                "transformer.embedding.word_embeddings.weight", layer + "input_layernorm.weight",
+                layer + "self_attention.query_key_value.weight",
+                layer + "self_attention.query_key_value.bias",
+                layer + "self_attention.dense.weight", layer + "post_attention_layernorm.weight",
+                layer + "mlp.dense_h_to_4h.weight", layer + "mlp.dense_4h_to_h.weight",
+                "transformer.encoder.final_layernorm.weight", "transformer.output_layer.weight"}));
+}
+
+TEST(FamilyConfigTest, RefusesChatGlmsThatComputeSomethingElse) {
+  for (const auto& [key, value] :
+       std::vector<std::pair<const char*, json>>{{"add_bias_linear", true},
+                                                 {"apply_residual_connection_post_layernorm", true},
+                                                 {"multi_query_attention", false},
+                                                 {"original_rope", false},
+                                                 {"post_layer_norm", false},
+                                                 {"rmsnorm", false},
+                                                 {"rope_ratio", 50},
+                                                 {"pre_seq_len", 128},
+                                                 {"quantization_bit", 4}}) {
+    const absl::Status status = ParseFamily("chatglm3", {{key, value}}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented) << key;
+    EXPECT_TRUE(absl::StrContains(status.message(), key)) << status;
+  }
+  for (const auto& [key, value] : std::vector<std::pair<const char*, json>>{
+           {"kv_channels", 6}, {"multi_query_group_num", 3}, {"num_layers", nullptr}}) {
+    EXPECT_EQ(ParseFamily("chatglm3", {{key, value}}).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << key;
+  }
 }
 
 TEST(FamilyConfigTest, ReadsTheRopeScalingOfBothTransformers) {

@@ -65,7 +65,7 @@ class FamilyRunTest : public ::testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyRunTest,
-                         ::testing::Values("llama3", "mistral", "qwen2", "qwen3"),
+                         ::testing::Values("llama3", "mistral", "qwen2", "qwen3", "chatglm3"),
                          [](const auto& test) { return std::string(test.param); });
 
 double HeldOutLoss(const std::string& output, const std::string& when) {

@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <functional>
 #include <set>
@@ -14,6 +13,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "worker/engine/ops/counter_random.h"
+#include "worker/formats/decoder_layout.h"
 #include "worker/formats/peft.h"
 #include "worker/formats/safetensors.h"
 
@@ -26,57 +26,26 @@ constexpr int64_t kMaxRank = 256;
 constexpr double kMaxAlpha = 4096;
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
-struct Module {
-  absl::string_view block;
-  absl::string_view name;
-  Projection projection;
-};
-
-constexpr std::array<Module, 7> kModules = {{
-    {"self_attn", "q_proj", Projection::kQkv},
-    {"self_attn", "k_proj", Projection::kQkv},
-    {"self_attn", "v_proj", Projection::kQkv},
-    {"self_attn", "o_proj", Projection::kOutput},
-    {"mlp", "gate_proj", Projection::kGateUp},
-    {"mlp", "up_proj", Projection::kGateUp},
-    {"mlp", "down_proj", Projection::kDown},
-}};
-
-struct Width {
-  int64_t in;
-  int64_t out;
-};
-
-Width WidthOf(const ModelConfig& config, const Module& module) {
-  const int64_t attention = config.num_heads * config.head_dim;
-  switch (module.projection) {
-    case Projection::kQkv:
-      return {config.hidden_size,
-              module.name == "q_proj" ? attention : config.num_kv_heads * config.head_dim};
-    case Projection::kOutput:
-      return {attention, config.hidden_size};
-    case Projection::kGateUp:
-      return {config.hidden_size, config.intermediate_size};
-    case Projection::kDown:
-      break;
-  }
-  return {config.intermediate_size, config.hidden_size};
+// "q_proj" of "self_attn.q_proj".
+std::string LastName(const LinearSpec& module) {
+  return module.name.substr(module.name.rfind('.') + 1);
 }
 
-std::string AllowedModules() {
-  return absl::StrJoin(kModules, ", ", [](std::string* out, const Module& module) {
-    absl::StrAppend(out, module.name);
+std::string AllowedModules(const DecoderLayout& layout) {
+  return absl::StrJoin(layout.linears, ", ", [](std::string* out, const LinearSpec& module) {
+    absl::StrAppend(out, LastName(module));
   });
 }
 
-std::string KeyOf(int64_t layer, const Module& module) {
-  return absl::StrCat("model.layers.", layer, ".", module.block, ".", module.name);
+std::string KeyOf(const DecoderLayout& layout, int64_t layer, const LinearSpec& module) {
+  return absl::StrCat(layout.layers, ".", layer, ".", module.name);
 }
 
 bool NamesAnyModule(const ModelConfig& config, const std::string& target) {
+  const DecoderLayout layout = LayoutOf(config);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const Module& module : kModules) {
-      if (IsTarget(KeyOf(layer, module), {target})) return true;
+    for (const LinearSpec& module : layout.linears) {
+      if (IsTarget(KeyOf(layout, layer, module), {target})) return true;
     }
   }
   return false;
@@ -85,21 +54,23 @@ bool NamesAnyModule(const ModelConfig& config, const std::string& target) {
 // Sorted names; "all-linear" stands for every linear layer but the head.
 absl::StatusOr<std::vector<std::string>> ResolveModules(const ModelConfig& config,
                                                         const std::vector<std::string>& asked) {
+  const DecoderLayout layout = LayoutOf(config);
   std::set<std::string> names;
   for (const std::string& name : asked) {
     if (name == "all-linear") {
-      for (const Module& module : kModules) names.emplace(module.name);
+      for (const LinearSpec& module : layout.linears) names.insert(LastName(module));
     } else if (NamesAnyModule(config, name)) {
       names.insert(name);
     } else {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "lora.target_modules has '", name, "'; allowed are all-linear, ", AllowedModules(),
-          ", alone or with their path, such as layers.", config.num_layers - 1, ".mlp.up_proj"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("lora.target_modules has '", name, "'; allowed are all-linear, ",
+                       AllowedModules(layout), ", alone or with their path, such as layers.",
+                       config.num_layers - 1, ".", layout.linears.back().name));
     }
   }
   if (names.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("lora.target_modules is empty; allowed are all-linear, ", AllowedModules()));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "lora.target_modules is empty; allowed are all-linear, ", AllowedModules(layout)));
   }
   return std::vector<std::string>(names.begin(), names.end());
 }
@@ -126,19 +97,21 @@ using TensorSource = std::function<absl::StatusOr<at::Tensor>(const std::string&
 // Fills the adapter's tensors from `source`, which is asked for each in the order of the file.
 absl::StatusOr<Adapter> Assemble(const ModelConfig& model, AdapterConfig config,
                                  const TensorSource& source) {
+  const DecoderLayout layout = LayoutOf(model);
   Adapter adapter;
   for (int64_t layer = 0; layer < model.num_layers; ++layer) {
     std::vector<LoraUpdate> updates(kNumProjections);
-    for (const Module& module : kModules) {
+    for (const LinearSpec& module : layout.linears) {
       LoraUpdate& update = updates[static_cast<size_t>(module.projection)];
       update.scale = config.Scale();
       LoraPair& pair = update.pairs.emplace_back();
-      const std::string key = KeyOf(layer, module);
+      const std::string key = KeyOf(layout, layer, module);
       if (!IsTarget(key, config.target_modules)) continue;
-      const Width width = WidthOf(model, module);
       const std::string prefix = absl::StrCat("base_model.model.", key, ".lora_");
-      LATHE_ASSIGN_OR_RETURN(pair.a, source(prefix + "A.weight", {config.rank, width.in}));
-      LATHE_ASSIGN_OR_RETURN(pair.b, source(prefix + "B.weight", {width.out, config.rank}));
+      LATHE_ASSIGN_OR_RETURN(pair.a,
+                             source(prefix + "A.weight", {config.rank, module.in_features}));
+      LATHE_ASSIGN_OR_RETURN(pair.b,
+                             source(prefix + "B.weight", {module.out_features, config.rank}));
       pair.a.set_requires_grad(true);
       pair.b.set_requires_grad(true);
       adapter.tensors.push_back({prefix + "A.weight", pair.a});

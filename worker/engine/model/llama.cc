@@ -87,12 +87,21 @@ void CheckIds(const std::vector<int32_t>& ids, int64_t limit, const char* what) 
   }
 }
 
+void CheckPositions(const std::vector<int32_t>& positions, int64_t limit) {
+  for (const int32_t position : positions) {
+    TORCH_CHECK_VALUE(position >= 0, "token position is ", position, "; must be at least 0");
+    TORCH_CHECK_VALUE(position < limit, "a row has more than ", limit,
+                      " tokens, which is all that this model allows; set max_length to at most ",
+                      limit);
+  }
+}
+
 void CheckBatch(const PackedBatch& batch, const ModelConfig& config) {
   const auto num_tokens = static_cast<int64_t>(batch.ids.size());
   TORCH_CHECK_VALUE(num_tokens > 0, "batch has no tokens; must have at least 1");
   CheckIds(batch.ids, config.vocab_size, "token id");
   CheckIds(batch.labels, config.vocab_size, "label");
-  CheckIds(batch.positions, config.max_positions, "token position");
+  CheckPositions(batch.positions, config.max_positions);
   CheckIds(batch.label_positions, num_tokens, "label position");
   TORCH_CHECK_VALUE(batch.positions.size() == batch.ids.size(), "batch has ",
                     batch.positions.size(), " positions; must have one per token: ", num_tokens);
@@ -112,7 +121,8 @@ class LlamaLm final : public CausalLm {
       : config_(std::move(config)),
         weights_(std::move(weights)),
         dtype_(dtype),
-        rope_frequencies_(RopeFrequencies(config_, dtype)) {}
+        rope_frequencies_(RopeFrequencies(config_, dtype)),
+        interleaved_pairs_(LayoutOf(config_).interleaved_pairs) {}
 
   const ModelConfig& config() const override { return config_; }
 
@@ -209,7 +219,7 @@ class LlamaLm final : public CausalLm {
   HeadShape heads() const { return {config_.num_heads, config_.num_kv_heads, config_.head_dim}; }
 
   RopeTable Rope(const at::Tensor& positions) const {
-    return MakeRopeTable(positions, rope_frequencies_);
+    return MakeRopeTable(positions, rope_frequencies_, interleaved_pairs_);
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
@@ -284,7 +294,8 @@ class LlamaLm final : public CausalLm {
   const ModelConfig config_;
   const ModelWeights weights_;
   const at::ScalarType dtype_;
-  const at::Tensor rope_frequencies_;  // [E / 2]
+  const at::Tensor rope_frequencies_;  // [R / 2]
+  const bool interleaved_pairs_;
   std::map<std::string, Adapter> adapters_;
 };
 

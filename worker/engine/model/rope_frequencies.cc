@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "worker/formats/decoder_layout.h"
+
 namespace lathe {
 namespace {
 
@@ -23,8 +25,9 @@ at::Tensor StretchLlama3(const at::Tensor& frequencies, const RopeScaling& scali
 }  // namespace
 
 at::Tensor RopeFrequencies(const ModelConfig& config, at::ScalarType dtype) {
+  const int64_t width = LayoutOf(config).rotary_dim;
   const at::Tensor exponent =
-      at::arange(0, config.head_dim, 2, at::kLong).to(dtype) / static_cast<double>(config.head_dim);
+      at::arange(0, width, 2, at::kLong).to(dtype) / static_cast<double>(width);
   const at::Tensor frequencies = at::pow(config.rope_theta, exponent).reciprocal_();
   switch (config.rope_scaling.type) {
     case RopeType::kDefault:

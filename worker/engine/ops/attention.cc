@@ -25,18 +25,26 @@ at::Tensor Heads(const at::Tensor& qkv, int64_t first, int64_t count, int64_t he
   return qkv.narrow(1, first * head_dim, count * head_dim).view({qkv.size(0), count, head_dim});
 }
 
-// out = x rotated by the table's angles, times `sign` (-1 undoes it).
-void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, at::Tensor out) {
-  const int64_t half = x.size(-1) / 2;
-  const at::Tensor cos = rope.cos.unsqueeze(1);  // [T, 1, E / 2]
+// The first or second values of all pairs of x [T, any, E], a view.
+at::Tensor PairSide(const at::Tensor& x, const RopeTable& rope, int64_t side) {
+  const int64_t half = rope.cos.size(-1);
+  return rope.interleaved ? x.slice(-1, side, 2 * half, 2) : x.narrow(-1, side * half, half);
+}
+
+// out = x rotated by the table's angles, or back.
+void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, const at::Tensor& out) {
+  const at::Tensor cos = rope.cos.unsqueeze(1);  // [T, 1, R / 2]
   const at::Tensor sin = rope.sin.unsqueeze(1);
-  const at::Tensor first = x.narrow(-1, 0, half);
-  const at::Tensor second = x.narrow(-1, half, half);
+  const at::Tensor first = PairSide(x, rope, 0);
+  const at::Tensor second = PairSide(x, rope, 1);
   const double sign = inverse ? -1 : 1;
-  at::Tensor out_first = out.narrow(-1, 0, half);
-  at::Tensor out_second = out.narrow(-1, half, half);
+  at::Tensor out_first = PairSide(out, rope, 0);
+  at::Tensor out_second = PairSide(out, rope, 1);
   at::mul_out(out_first, first, cos).addcmul_(second, sin, -sign);
   at::mul_out(out_second, second, cos).addcmul_(first, sin, sign);
+  const int64_t turned = 2 * rope.cos.size(-1);
+  const int64_t rest = x.size(-1) - turned;
+  if (rest > 0) out.narrow(-1, turned, rest).copy_(x.narrow(-1, turned, rest));
 }
 
 // Rows [begin, end) of [T, K * G, E] as [K, G * rows, E], copied.
@@ -75,6 +83,7 @@ at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, int64_t rows)
 // What a call needs beside tensors. One argument: apply() would take a list apart.
 struct Layout {
   HeadShape shape;
+  bool interleaved = false;
   std::vector<int64_t> document_begin;
 };
 
@@ -105,8 +114,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
                             const at::Tensor& sin, const Layout& layout) {
     const HeadShape& shape = layout.shape;
     const int64_t num_rotated = shape.num_heads + shape.num_kv_heads;
-    const at::Tensor rotated =
-        RotateHeads(Heads(qkv, 0, num_rotated, shape.head_dim), {cos, sin});  // [T, H + K, E]
+    const at::Tensor rotated = RotateHeads(Heads(qkv, 0, num_rotated, shape.head_dim),
+                                           {cos, sin, layout.interleaved});  // [T, H + K, E]
     const at::Tensor q = rotated.narrow(1, 0, shape.num_heads);
     const at::Tensor k = rotated.narrow(1, shape.num_heads, shape.num_kv_heads);
     const at::Tensor v = Heads(qkv, num_rotated, shape.num_kv_heads, shape.head_dim);
@@ -119,6 +128,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     at::Tensor flat = out.view({qkv.size(0), -1});
     ctx->save_for_backward({qkv, rotated, cos, sin, flat});
     ctx->saved_data["documents"] = layout.document_begin;
+    ctx->saved_data["interleaved"] = layout.interleaved;
     ctx->saved_data["shape"] =
         std::vector<int64_t>{shape.num_heads, shape.num_kv_heads, shape.head_dim};
     return flat;
@@ -139,7 +149,8 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
                     Heads(grads[0], 0, shape.num_heads, shape.head_dim), grad_rotated,
                     Heads(grad_qkv, num_rotated, shape.num_kv_heads, shape.head_dim));
     }
-    RotateInto(grad_rotated, {saved[2], saved[3]}, /*inverse=*/true,
+    const RopeTable rope = {saved[2], saved[3], ctx->saved_data["interleaved"].toBool()};
+    RotateInto(grad_rotated, rope, /*inverse=*/true,
                Heads(grad_qkv, 0, num_rotated, shape.head_dim));
     return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -170,10 +181,11 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
 
 }  // namespace
 
-RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies) {
+RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies,
+                        bool interleaved) {
   const at::Tensor angle =
       positions.to(frequencies.scalar_type()).unsqueeze(1) * frequencies.unsqueeze(0);
-  return {at::cos(angle), at::sin(angle)};
+  return {at::cos(angle), at::sin(angle), interleaved};
 }
 
 at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope) {
@@ -184,7 +196,7 @@ at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope) {
 
 at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const HeadShape& shape,
                            const std::vector<int32_t>& document_begin) {
-  const Layout layout = {shape, {document_begin.begin(), document_begin.end()}};
+  const Layout layout = {shape, rope.interleaved, {document_begin.begin(), document_begin.end()}};
   return PackedAttentionFunction::apply(qkv, rope.cos, rope.sin, layout);
 }
 

@@ -17,15 +17,17 @@ struct HeadShape {
   int64_t head_dim = 0;      // E
 };
 
-// cos and sin of position * frequency, each [T, E / 2].
+// cos and sin of position * frequency, each [T, R / 2], R <= E: the first R values of a head turn.
 struct RopeTable {
   at::Tensor cos;
   at::Tensor sin;
+  bool interleaved = false;  // Pairs are neighbours, else i and i + R / 2.
 };
 
-// In the arithmetic of `frequencies` [E / 2] throughout, as transformers' LlamaRotaryEmbedding does
+// In the arithmetic of `frequencies` [R / 2] throughout, as transformers' LlamaRotaryEmbedding does
 // in fp32. `positions` is a whole-number tensor [T].
-RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies);
+RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies,
+                        bool interleaved);
 
 // qkv [T, (H + 2 K) E]: queries, keys, values of each token -> [T, H E]. `document_begin` as in
 // PackedBatch. Nothing of size T x T outlives the call: backward computes the scores again.
@@ -33,7 +35,7 @@ at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const H
                            const std::vector<int32_t>& document_begin);
 
 // The parts of it that incremental decoding needs. No gradient.
-// Rotates [T, any, E]: halves of a head are the pair (transformers' rotate_half).
+// Rotates [T, any, E] (transformers' rotate_half, of Llama or, interleaved, of Glm).
 at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope);
 // Attention of m new tokens to the n cached ones, the last m of which are themselves.
 // q [m, H, E], keys and values [n, K, E] -> [m, H E].

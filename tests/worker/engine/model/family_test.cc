@@ -4,9 +4,12 @@
 
 #include "common/base/file.h"
 #include "tests/worker/engine/model/model_fixture.h"
+#include "worker/engine/model/adapter.h"
+#include "worker/formats/decoder_layout.h"
 #include "worker/formats/import.h"
 
-// Every family, imported from its own Hugging Face layout, against transformers and PEFT.
+// Every family, imported from its own Hugging Face layout, against transformers (ChatGLM3: a
+// reference that is proved on transformers' Glm) and PEFT.
 
 namespace lathe {
 namespace {
@@ -70,7 +73,8 @@ class FamilyTest : public testing::TestWithParam<Parameter> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
-                         testing::Combine(testing::Values("llama3", "mistral", "qwen2", "qwen3"),
+                         testing::Combine(testing::Values("llama3", "mistral", "qwen2", "qwen3",
+                                                          "chatglm3"),
                                           testing::Values(kF32, kF64)),
                          [](const auto& test) {
                            return std::string(std::get<0>(test.param)) + "_" +
@@ -95,7 +99,8 @@ TEST_P(FamilyTest, LossAndGradientOfEveryAdapterTensorAreThoseOfPeft) {
   const double loss = Golden("loss_sum").item<double>();
   EXPECT_NEAR(ours.loss, loss, precision().loss * loss);
   const auto tensors = model->AdapterTensors("tuned");
-  ASSERT_EQ(tensors.size(), static_cast<size_t>(model->config().num_layers) * 7U * 2U);
+  const size_t num_linears = LayoutOf(model->config()).linears.size();
+  ASSERT_EQ(tensors.size(), static_cast<size_t>(model->config().num_layers) * num_linears * 2U);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const at::Tensor theirs = Golden("gradient." + tensors[i].name);
     EXPECT_LE(RelativeError(ours.gradients[i], theirs), precision().gradient) << tensors[i].name;
@@ -115,6 +120,19 @@ TEST_P(FamilyTest, CachedDecodingGivesTheLogitsOfAFullPass) {
         "tuned");
     EXPECT_LE(MaxDifference(last, full[static_cast<int64_t>(end) - 1]), precision().logits);
   }
+}
+
+TEST(FamilyTargetTest, TargetsAreTheModulesOfTheFamily) {
+  ModelConfig config = *LoadModelConfig(DataFolder() / "families" / "chatglm3");
+  LoraOptions options;
+  const auto adapter = MakeAdapter(config, options, /*seed=*/1, at::kFloat);
+  ASSERT_TRUE(adapter.ok()) << adapter.status();
+  EXPECT_THAT(adapter->config.target_modules,
+              testing::ElementsAre("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"));
+  options.target_modules = {"q_proj"};
+  EXPECT_THAT(std::string(MakeAdapter(config, options, 1, at::kFloat).status().message()),
+              testing::HasSubstr("'q_proj'; allowed are all-linear, query_key_value, dense, "
+                                 "dense_h_to_4h, dense_4h_to_h, alone"));
 }
 
 }  // namespace

@@ -104,6 +104,13 @@ TEST(BatchTest, OutOfRangeIdsAndPositionsAreRefusedByName) {
   batch.labels[0] = -1;
   EXPECT_THAT(refusal(batch), testing::HasSubstr("label is -1"));
   batch = Pack({GoldenRows()[0]});
+  batch.positions.back() = 512;
+  EXPECT_THAT(refusal(batch),
+              testing::HasSubstr("a row has more than 512 tokens, which is all that "
+                                 "this model allows; set max_length to at most 512"));
+  batch.positions.back() = -1;
+  EXPECT_THAT(refusal(batch), testing::HasSubstr("token position is -1"));
+  batch = Pack({GoldenRows()[0]});
   batch.document_begin.back() -= 1;
   EXPECT_THAT(refusal(batch), testing::HasSubstr("document_begin"));
   batch = Pack({GoldenRows()[0]});

@@ -177,7 +177,7 @@ TEST(PackedAttentionTest, EqualsPlainAtenPerDocument) {
   ExpectSameFunction(
       [&](const auto& in) {
         const RopeTable rope =
-            MakeRopeTable(at::cat(positions), at::tensor({1.0, 0.01}, at::kDouble));
+            MakeRopeTable(at::cat(positions), at::tensor({1.0, 0.01}, at::kDouble), false);
         return PackedAttention(in[0], rope, shape, begin);
       },
       [&](const auto& in) {
@@ -189,6 +189,20 @@ TEST(PackedAttentionTest, EqualsPlainAtenPerDocument) {
         return at::cat(parts);
       },
       {Random({begin.back(), 40}, 10) * 2});
+}
+
+// Neighbours turn as complex numbers; what is beyond the table's width passes.
+TEST(RotateHeadsTest, InterleavedPairsOfThePartThatTurns) {
+  const at::Tensor x = Random({5, 2, 6}, 13);
+  const at::Tensor frequencies = at::tensor({1.0, 0.3}, at::kDouble);
+  const at::Tensor positions = at::arange(5, at::kLong);
+  const at::Tensor out = RotateHeads(x, MakeRopeTable(positions, frequencies, true));
+  const at::Tensor angle = (positions.unsqueeze(1) * frequencies).unsqueeze(1);  // [T, 1, 2]
+  const at::Tensor turned = at::view_as_complex(x.slice(-1, 0, 4).reshape({5, 2, 2, 2})) *
+                            at::polar(at::ones_like(angle), angle);
+  const at::Tensor expected =
+      at::cat({at::view_as_real(turned).reshape({5, 2, 4}), x.slice(-1, 4, 6)}, -1);
+  EXPECT_LE((out - expected).abs().max().item<double>(), kTolerance);
 }
 
 TEST(TokenLossTest, EqualsPlainAtenWhateverTheChunk) {
