@@ -1,0 +1,177 @@
+#!/usr/bin/env python3
+"""Hugging Face's side of `scripts/bench engine`: transformers and PEFT, in the environment of scripts/deps/peers.txt.
+
+usage: hf_peer.py make-tiny OUT                     a random Llama: hidden 256, 6 layers, 8 heads, 2 kv heads, vocabulary 8192
+       hf_peer.py train stock|tuned WORK.json OUT.json
+       hf_peer.py generate WORK.json OUT.json
+engine_bench.py writes WORK.json and reads OUT.json.
+"""
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+
+import torch
+
+TINY_LLAMA = pathlib.Path(__file__).parent.parent / "data" / "tiny-llama"
+
+
+def peak_bytes():
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def make_tiny(out):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
+        vocab_size=8192, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
+        pad_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(out)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
+        shutil.copy(TINY_LLAMA / name, pathlib.Path(out) / name)
+
+
+def load(work):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    torch.set_num_threads(work["threads"])
+    base = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32, attn_implementation="sdpa")
+    return PeftModel.from_pretrained(base, work["adapter"], is_trainable=True)
+
+
+class Steps:
+    """Loss, wall and CPU time of every step."""
+
+    def __init__(self):
+        self.rows = []
+
+    def begin(self):
+        self.start = (time.perf_counter(), time.process_time())
+
+    def end(self, loss):
+        wall, cpu = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
+        self.rows.append({"loss": loss, "wall": wall, "cpu": cpu})
+
+
+def train_stock(work, steps):
+    """transformers.Trainer as its documentation has it: every batch padded to its longest row."""
+    from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+    losses = []
+
+    class Recorder(TrainerCallback):
+        def on_step_begin(self, *_args, **_kwargs):
+            steps.begin()
+
+        def on_step_end(self, *_args, **_kwargs):
+            steps.end(losses[-1])
+
+    class Recorded(Trainer):
+        def compute_loss(self, *args, **kwargs):
+            loss = super().compute_loss(*args, **kwargs)
+            losses.append(float(loss))
+            return loss
+
+    rows = [
+        {"input_ids": row["ids"], "attention_mask": [1] * len(row["ids"]),
+         "labels": [i if t else -100 for i, t in zip(row["ids"], row["trained"])]}
+        for step in work["steps"] for row in step
+    ]  # fmt: skip
+    arguments = TrainingArguments(
+        output_dir=work["scratch"], per_device_train_batch_size=len(work["steps"][0]), max_steps=len(work["steps"]),
+        learning_rate=work["learning_rate"], lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0,
+        max_grad_norm=work["max_grad_norm"], train_sampling_strategy="sequential", use_cpu=True, save_strategy="no",
+        report_to="none", disable_tqdm=True, logging_strategy="no", remove_unused_columns=False,
+    )  # fmt: skip
+    collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(work["model"]), padding=True)
+    trainer = Recorded(model=load(work), args=arguments, train_dataset=rows, data_collator=collator,
+                       callbacks=[Recorder()])  # fmt: skip
+    trainer.train()
+
+
+def micro_batches(rows, size):
+    """Rows of like length together: the least padding without packing."""
+    ordered = sorted(rows, key=lambda row: len(row["ids"]))
+    for begin in range(0, len(ordered), size):
+        chunk = ordered[begin : begin + size]
+        width = max(len(row["ids"]) for row in chunk)
+        ids = torch.zeros(len(chunk), width, dtype=torch.long)
+        trained, there = torch.zeros_like(ids), torch.zeros_like(ids)
+        for i, row in enumerate(chunk):
+            ids[i, : len(row["ids"])] = torch.tensor(row["ids"])
+            trained[i, : len(row["ids"])] = torch.tensor(row["trained"])
+            there[i, : len(row["ids"])] = 1
+        yield ids, trained.bool(), there
+
+
+def train_tuned(work, steps):
+    """A loop of one's own: rows sorted by length, no mask where nothing is padded, logits at trained positions only, fused
+    AdamW."""
+    model = load(work)
+    inner = model.get_base_model()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=work["learning_rate"], weight_decay=0.0, fused=True)
+    model.train()
+    for rows in work["steps"]:
+        steps.begin()
+        count = sum(sum(row["trained"]) for row in rows)
+        total = 0.0
+        for ids, trained, there in micro_batches(rows, work["micro_rows"]):
+            mask = None if bool(there.all()) else there
+            hidden = inner.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            labels = trained[:, 1:]
+            logits = inner.lm_head(hidden[:, :-1][labels])
+            loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][labels], reduction="sum") / count
+            loss.backward()
+            total += float(loss)
+        torch.nn.utils.clip_grad_norm_(parameters, work["max_grad_norm"])
+        optimizer.step()
+        optimizer.zero_grad()
+        steps.end(total)
+
+
+def generate(work):
+    model = load(work).eval()
+    result = {"texts": {}, "wall": {}, "cpu": {}, "passes": 1}
+    with torch.no_grad():
+        for count in work["new_tokens"]:
+            start = (time.perf_counter(), time.process_time())
+            texts = []
+            for prompt in work["prompts"]:
+                ids = torch.tensor([prompt])
+                out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=count,
+                                     do_sample=False)  # fmt: skip
+                texts.append(out[0, len(prompt) :].tolist())
+            result["texts"][str(count)] = texts
+            result["wall"][str(count)] = time.perf_counter() - start[0]
+            result["cpu"][str(count)] = time.process_time() - start[1]
+    return result
+
+
+def main():
+    command = sys.argv[1]
+    if command == "make-tiny":
+        make_tiny(sys.argv[2])
+        return
+    work = json.loads(pathlib.Path(sys.argv[-2]).read_text())
+    if command == "generate":
+        result = generate(work)
+    else:
+        steps = Steps()
+        {"stock": train_stock, "tuned": train_tuned}[sys.argv[2]](work, steps)
+        result = {"steps": steps.rows, "peak_bytes": peak_bytes()}
+    pathlib.Path(sys.argv[-1]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    main()
