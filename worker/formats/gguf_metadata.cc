@@ -39,6 +39,11 @@ absl::StatusOr<std::vector<int64_t>> GgufList(const GgufFile& file, const std::s
 }
 
 template <>
+absl::StatusOr<std::vector<double>> GgufList(const GgufFile& file, const std::string& key) {
+  return Get<std::vector<double>>(file, key, "a list of floating-point numbers");
+}
+
+template <>
 absl::StatusOr<std::vector<absl::string_view>> GgufList(const GgufFile& file,
                                                         const std::string& key) {
   return Get<std::vector<absl::string_view>>(file, key, "a list of strings");

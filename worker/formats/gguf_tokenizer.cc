@@ -1,4 +1,3 @@
-#include <array>
 #include <optional>
 #include <set>
 #include <unordered_set>
@@ -8,8 +7,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "worker/formats/gguf_pre_tokenizer.h"
 #include "worker/formats/import_source.h"
 #include "worker/formats/strict_json.h"
+#include "worker/formats/tokenizer_json.h"
 
 // tokenizer.json as the `tokenizers` crate reads it, from llama.cpp's tokenizer.ggml.* keys.
 
@@ -24,40 +25,27 @@ constexpr int64_t kControl = 3;
 constexpr int64_t kUserDefined = 4;
 constexpr int64_t kLastType = 6;
 
-struct PreTokenizer {
-  absl::string_view name;  // tokenizer.ggml.pre.
-  absl::string_view json;
-};
-
-// llama.cpp, src/llama-vocab.cpp: what each name stands for.
-constexpr absl::string_view kDigitsThenBytes =
-    R"({"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},)"
-    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]})";
-constexpr absl::string_view kBytes =
-    R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true})";
-constexpr std::array<PreTokenizer, 3> kPreTokenizers = {
-    {{"gpt-2", kBytes}, {"smollm", kDigitsThenBytes}, {"starcoder", kDigitsThenBytes}}};
-
 struct Vocabulary {
   std::vector<absl::string_view> tokens;  // By id.
   std::vector<int64_t> types;             // As many.
-  std::vector<absl::string_view> merges;  // "left right", best first.
+  std::vector<absl::string_view> merges;  // "left right", best first; only of byte-level BPE.
+  std::vector<double> scores;             // Only of SentencePiece.
 };
 
-absl::StatusOr<absl::string_view> PreTokenizerJson(const GgufFile& file) {
+// "gpt2": byte-level BPE. "llama": SentencePiece with BPE.
+absl::StatusOr<bool> IsSentencePiece(const GgufFile& file) {
   LATHE_ASSIGN_OR_RETURN(const std::string model, GgufText(file, "tokenizer.ggml.model"));
-  if (model != "gpt2") {
-    return absl::UnimplementedError(absl::StrCat("tokenizer.ggml.model is ", ShortJson(model),
-                                                 "; supported is \"gpt2\" (byte-level BPE)"));
-  }
+  if (model == "gpt2" || model == "llama") return model == "llama";
+  return absl::UnimplementedError(
+      absl::StrCat("tokenizer.ggml.model is ", ShortJson(model),
+                   "; supported are \"gpt2\" (byte-level BPE) and \"llama\" (SentencePiece)"));
+}
+
+// Old files have no name; llama.cpp takes them for "default".
+absl::StatusOr<GgufPreTokenizer> PreTokenizerOf(const GgufFile& file) {
+  if (!GgufHas(file, "tokenizer.ggml.pre")) return FindGgufPreTokenizer("default");
   LATHE_ASSIGN_OR_RETURN(const std::string name, GgufText(file, "tokenizer.ggml.pre"));
-  std::vector<std::string> known;
-  for (const PreTokenizer& pre : kPreTokenizers) {
-    if (pre.name == name) return pre.json;
-    known.push_back(absl::StrCat("\"", pre.name, "\""));
-  }
-  return absl::UnimplementedError(absl::StrCat("tokenizer.ggml.pre is ", ShortJson(name),
-                                               "; supported are ", absl::StrJoin(known, ", ")));
+  return FindGgufPreTokenizer(name);
 }
 
 absl::Status CheckTokens(const Vocabulary& vocabulary) {
@@ -90,14 +78,18 @@ absl::Status CheckMerges(const Vocabulary& vocabulary,
   return absl::OkStatus();
 }
 
-absl::StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file) {
+absl::StatusOr<Vocabulary> ReadVocabulary(const GgufFile& file, bool is_sentence_piece) {
   Vocabulary vocabulary;
   LATHE_ASSIGN_OR_RETURN(vocabulary.tokens,
                          GgufList<absl::string_view>(file, "tokenizer.ggml.tokens"));
   LATHE_ASSIGN_OR_RETURN(vocabulary.types, GgufList<int64_t>(file, "tokenizer.ggml.token_type"));
+  LATHE_RETURN_IF_ERROR(CheckTokens(vocabulary));
+  if (is_sentence_piece) {
+    LATHE_ASSIGN_OR_RETURN(vocabulary.scores, GgufList<double>(file, "tokenizer.ggml.scores"));
+    return vocabulary;
+  }
   LATHE_ASSIGN_OR_RETURN(vocabulary.merges,
                          GgufList<absl::string_view>(file, "tokenizer.ggml.merges"));
-  LATHE_RETURN_IF_ERROR(CheckTokens(vocabulary));
   std::unordered_set<std::string> tokens;
   for (const absl::string_view token : vocabulary.tokens) {
     if (tokens.emplace(token.data(), token.size()).second) continue;
@@ -115,45 +107,64 @@ absl::StatusOr<std::string> Quoted(absl::string_view text, absl::string_view key
       absl::StrCat(key, " has \"", absl::CHexEscape(text.substr(0, 80)), "\", which is not UTF-8"));
 }
 
-// Members of "added_tokens": found in text before anything else; special ones are left out when
-// decoding.
-absl::StatusOr<std::string> AddedTokensJson(const Vocabulary& vocabulary) {
-  std::vector<std::string> members;
+std::vector<AddedToken> AddedTokens(const Vocabulary& vocabulary) {
+  std::vector<AddedToken> added;
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     const int64_t type = vocabulary.types[id];
     if (type != kControl && type != kUserDefined && type != kUnknown) continue;
-    LATHE_ASSIGN_OR_RETURN(const std::string text,
-                           Quoted(vocabulary.tokens[id], "tokenizer.ggml.tokens"));
-    members.push_back(absl::StrCat("{\"id\":", id, ",\"content\":", text,
-                                   ",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,"
-                                   "\"normalized\":false,\"special\":",
-                                   type == kUserDefined ? "false" : "true", "}"));
+    const absl::string_view text = vocabulary.tokens[id];
+    added.push_back(
+        {static_cast<int64_t>(id), std::string(text.data(), text.size()), type != kUserDefined});
   }
-  return absl::StrJoin(members, ",\n");
+  return added;
 }
 
-// Written piece by piece: a JSON object in the order of ids would cost quadratic time.
-absl::StatusOr<std::string> TokenizerJson(const Vocabulary& vocabulary, absl::string_view pre) {
-  LATHE_ASSIGN_OR_RETURN(const std::string added, AddedTokensJson(vocabulary));
-  std::string out = absl::StrCat(
-      "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n\"added_tokens\":[", added,
-      "],\n\"normalizer\":null,\n\"pre_tokenizer\":", pre,
-      ",\n\"post_processor\":null,\n\"decoder\":{\"type\":\"ByteLevel\",\"add_prefix_space\":true,"
-      "\"trim_offsets\":true,\"use_regex\":true},\n\"model\":{\"type\":\"BPE\",\"dropout\":null,"
-      "\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-      "\"fuse_unk\":false,\"byte_fallback\":false,\"ignore_merges\":false,\n\"vocab\":{");
+absl::StatusOr<std::string> BytesTokenizerJson(const GgufFile& file, const Vocabulary& vocabulary) {
+  LATHE_ASSIGN_OR_RETURN(const GgufPreTokenizer pre, PreTokenizerOf(file));
+  for (const absl::string_view token : vocabulary.tokens) {
+    LATHE_RETURN_IF_ERROR(Quoted(token, "tokenizer.ggml.tokens").status());
+  }
+  BpeModel model{.tokens = vocabulary.tokens, .merges = {}, .ignore_merges = pre.ignore_merges};
+  for (const absl::string_view merge : vocabulary.merges) {
+    LATHE_ASSIGN_OR_RETURN(const std::string text, Quoted(merge, "tokenizer.ggml.merges"));
+    absl::StrAppend(&model.merges, model.merges.empty() ? "\n" : ",\n", text);
+  }
+  TokenizerParts parts;
+  parts.added = AddedTokens(vocabulary);
+  parts.normalizer = pre.normalizer;
+  parts.pre_tokenizer = pre.json;
+  parts.decoder =
+      R"({"type":"ByteLevel","add_prefix_space":true,"trim_offsets":true,"use_regex":true})";
+  parts.model = BpeModelJson(model);
+  return TokenizerJson(parts);
+}
+
+absl::StatusOr<bool> AddsBlank(const GgufFile& file) {
+  constexpr char kKey[] = "tokenizer.ggml.add_space_prefix";
+  const auto found = file.metadata().find(kKey);
+  if (found == file.metadata().end()) return true;
+  if (const bool* value = std::get_if<bool>(&found->second)) return *value;
+  return absl::InvalidArgumentError(absl::StrCat(kKey, " has another type; must be a bool"));
+}
+
+absl::StatusOr<std::string> PiecesTokenizerJson(const GgufFile& file,
+                                                const Vocabulary& vocabulary) {
+  SentencePieceModel model;
+  model.is_unigram = false;
+  model.byte_fallback = true;
+  if (vocabulary.scores.size() != vocabulary.tokens.size()) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "tokenizer.ggml.scores has ", vocabulary.scores.size(), " entries; must have ",
+        vocabulary.tokens.size(), ", as many as tokenizer.ggml.tokens"));
+  }
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
-    LATHE_ASSIGN_OR_RETURN(const std::string text,
-                           Quoted(vocabulary.tokens[id], "tokenizer.ggml.tokens"));
-    absl::StrAppend(&out, id == 0 ? "\n" : ",\n", text, ":", id);
+    model.pieces.push_back({vocabulary.tokens[id], static_cast<float>(vocabulary.scores[id]),
+                            static_cast<PieceType>(vocabulary.types[id])});
   }
-  out += "},\n\"merges\":[";
-  for (size_t i = 0; i < vocabulary.merges.size(); ++i) {
-    LATHE_ASSIGN_OR_RETURN(const std::string text,
-                           Quoted(vocabulary.merges[i], "tokenizer.ggml.merges"));
-    absl::StrAppend(&out, i == 0 ? "\n" : ",\n", text);
-  }
-  return out + "]}}\n";
+  LATHE_RETURN_IF_ERROR(Annotate(CheckPieces(model), "tokenizer.ggml.tokens"));
+  LATHE_ASSIGN_OR_RETURN(const bool adds_blank, AddsBlank(file));
+  return PieceTokenizerJson(model, adds_blank ? PieceStyle::kLegacy : PieceStyle::kNever,
+                            /*merges_by_score=*/true, {});
 }
 
 // -1: not given.
@@ -204,12 +215,19 @@ json GenerationConfig(const ModelConfig& config) {
 
 }  // namespace
 
+absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufFile& file) {
+  LATHE_ASSIGN_OR_RETURN(const bool is_sentence_piece, IsSentencePiece(file));
+  LATHE_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(file, is_sentence_piece));
+  return is_sentence_piece ? PiecesTokenizerJson(file, vocabulary)
+                           : BytesTokenizerJson(file, vocabulary);
+}
+
 absl::StatusOr<std::map<std::string, std::string>> TokenizerFilesFromGguf(const GgufFile& file,
                                                                           ModelConfig& config) {
-  LATHE_ASSIGN_OR_RETURN(const absl::string_view pre, PreTokenizerJson(file));
-  LATHE_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(file));
   std::map<std::string, std::string> files;
-  LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], TokenizerJson(vocabulary, pre));
+  LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], TokenizerJsonFromGguf(file));
+  LATHE_ASSIGN_OR_RETURN(const bool is_sentence_piece, IsSentencePiece(file));
+  LATHE_ASSIGN_OR_RETURN(const Vocabulary vocabulary, ReadVocabulary(file, is_sentence_piece));
   LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(file));
   LATHE_ASSIGN_OR_RETURN(const json special, SpecialTokens(file, vocabulary, config));
   json tokenizer_config = special;

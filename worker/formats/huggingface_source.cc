@@ -1,5 +1,6 @@
 #include <cstring>
 #include <set>
+#include <type_traits>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -11,6 +12,7 @@
 #include "worker/formats/import_source.h"
 #include "worker/formats/safetensors.h"
 #include "worker/formats/strict_json.h"
+#include "worker/formats/tokenizer_json.h"
 #include "worker/formats/weight_files.h"
 
 namespace lathe {
@@ -26,11 +28,21 @@ bool Exists(const fs::path& dir, const std::string& name) {
   return fs::exists(fs::symlink_status(dir / name, error));
 }
 
+// Of a folder without tokenizer.json: llama and T5 name the file differently.
+std::string SentencePieceName(const fs::path& dir) {
+  for (const char* name : {"tokenizer.model", "spiece.model"}) {
+    if (Exists(dir, name)) return name;
+  }
+  return "";
+}
+
 // All that is missing, at once.
 absl::Status CheckPresence(const fs::path& dir) {
   std::vector<std::string> missing;
   for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"}) {
-    if (!Exists(dir, name)) missing.emplace_back(name);
+    const bool is_replaced =
+        name == absl::string_view("tokenizer.json") && !SentencePieceName(dir).empty();
+    if (!Exists(dir, name) && !is_replaced) missing.emplace_back(name);
   }
   const absl::Status weights = WeightFiles::Look(dir);
   if (absl::IsNotFound(weights)) missing.emplace_back("model.safetensors");
@@ -108,18 +120,46 @@ json GenerationConfig(const json& given, const ModelConfig& config) {
   return root;
 }
 
+absl::StatusOr<std::string> ConvertSentencePiece(const fs::path& dir, const json& config) {
+  const std::string name = SentencePieceName(dir);
+  LATHE_ASSIGN_OR_RETURN(const std::string bytes, ReadText(dir, name));
+  SentencePieceOptions options;
+  const auto read = [&](const char* key, auto& to) {
+    const auto found = config.find(key);
+    if (found == config.end() || found->is_null()) return absl::OkStatus();
+    using Value = std::remove_reference_t<decltype(to)>;
+    const bool fits = std::is_same_v<Value, bool>      ? found->is_boolean()
+                      : std::is_same_v<Value, int64_t> ? found->is_number_integer()
+                                                       : found->is_string();
+    if (fits) to = found->get<Value>();
+    return fits ? absl::OkStatus()
+                : absl::InvalidArgumentError(absl::StrCat((dir / "tokenizer_config.json").string(),
+                                                          ": ", key, " is ", ShortJson(*found)));
+  };
+  LATHE_RETURN_IF_ERROR(read("tokenizer_class", options.tokenizer_class));
+  LATHE_RETURN_IF_ERROR(read("legacy", options.legacy));
+  LATHE_RETURN_IF_ERROR(read("add_prefix_space", options.add_prefix_space));
+  LATHE_RETURN_IF_ERROR(read("extra_ids", options.extra_ids));
+  auto converted = TokenizerJsonFromSentencePiece(bytes, options);
+  if (!converted.ok()) return Annotate(converted.status(), (dir / name).string());
+  return converted;
+}
+
+// tokenizer.json, or what it is made from.
+absl::StatusOr<std::string> ReadTokenizer(const fs::path& dir, const json& tokenizer_config) {
+  if (!Exists(dir, "tokenizer.json")) return ConvertSentencePiece(dir, tokenizer_config);
+  LATHE_ASSIGN_OR_RETURN(std::string text, ReadText(dir, "tokenizer.json"));
+  const std::string path = (dir / "tokenizer.json").string();
+  LATHE_ASSIGN_OR_RETURN(const json tokenizer, ParseStrictObject(text, path));
+  if (tokenizer.contains("model")) return text;
+  return absl::InvalidArgumentError(absl::StrCat(path, ": has no model; no tokenizer file"));
+}
+
 absl::StatusOr<std::map<std::string, std::string>> ReadTextFiles(const fs::path& dir,
                                                                  const ModelConfig& config) {
   std::map<std::string, std::string> files;
-  LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], ReadText(dir, "tokenizer.json"));
-  LATHE_ASSIGN_OR_RETURN(
-      const json tokenizer,
-      ParseStrictObject(files["tokenizer.json"], (dir / "tokenizer.json").string()));
-  if (!tokenizer.contains("model")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat((dir / "tokenizer.json").string(), ": has no model; no tokenizer file"));
-  }
   LATHE_ASSIGN_OR_RETURN(json tokenizer_config, ReadObject(dir, "tokenizer_config.json"));
+  LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], ReadTokenizer(dir, tokenizer_config));
   LATHE_ASSIGN_OR_RETURN(const json map, ReadOptionalObject(dir, "special_tokens_map.json"));
   LATHE_ASSIGN_OR_RETURN(const json generation, ReadOptionalObject(dir, "generation_config.json"));
   LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(dir, tokenizer_config));

@@ -42,6 +42,9 @@ template <typename T>
 absl::StatusOr<std::vector<T>> GgufList(const GgufFile& file, const std::string& key);
 bool GgufHas(const GgufFile& file, const std::string& key);
 
+// tokenizer.json alone. Unimplemented: a kind of tokenizer that is not known here.
+absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufFile& file);
+
 // tokenizer.json, tokenizer_config.json, special_tokens_map.json, chat_template.jinja and
 // generation_config.json from tokenizer.*; puts the special ids into `config`.
 absl::StatusOr<std::map<std::string, std::string>> TokenizerFilesFromGguf(const GgufFile& file,

@@ -364,8 +364,34 @@ TEST_F(ImportTest, RefusesJsonThatIsBroken) {
   }
 }
 
+TEST_F(ImportTest, MakesTokenizerJsonFromASentencePieceFile) {
+  const fs::path folder = Folder();
+  fs::remove(folder / "tokenizer.json");
+  fs::copy(fs::path(LATHE_TEST_DATA) / "sentencepiece" / "bpe.model", folder / "tokenizer.model");
+  json config = json::parse(Read(folder / "tokenizer_config.json"));
+  config["tokenizer_class"] = "LlamaTokenizer";
+  config["add_prefix_space"] = true;
+  Write(folder / "tokenizer_config.json", config.dump());
+  ASSERT_TRUE(Import(folder).ok());
+  const json tokenizer = json::parse(Read(Output() / "tokenizer.json"));
+  EXPECT_EQ(tokenizer["model"]["type"], "BPE");
+  EXPECT_EQ(tokenizer["pre_tokenizer"]["prepend_scheme"], "first");
+  fs::remove_all(Output());
+
+  config["tokenizer_class"] = "XLNetTokenizer";
+  Write(folder / "tokenizer_config.json", config.dump());
+  ExpectRefused(folder, "\"XLNetTokenizer\"; supported are ChatGLMTokenizer", kUnimplemented);
+  config["tokenizer_class"] = 7;
+  Write(folder / "tokenizer_config.json", config.dump());
+  ExpectRefused(folder, "tokenizer_class is 7", kInvalid);
+  Write(folder / "tokenizer.model", "no protobuf");
+  config["tokenizer_class"] = "LlamaTokenizer";
+  Write(folder / "tokenizer_config.json", config.dump());
+  ExpectRefused(folder, "tokenizer.model: is not a SentencePiece model", kInvalid);
+}
+
 TEST_F(ImportTest, NamesWhatAGgufHasThatIsNotSupported) {
-  ExpectRefused(Gguf("smollm", "qwenxx"), "\"qwenxx\"; supported are \"gpt-2\", \"smollm\"",
+  ExpectRefused(Gguf("smollm", "qwenxx"), "\"qwenxx\"; supported are \"codeshell\", \"command-r\"",
                 kUnimplemented);
   ExpectRefused(Gguf("gpt2", "bert"), "tokenizer.ggml.model is \"bert\"", kUnimplemented);
   std::string from = GgufString("llama");

@@ -36,13 +36,17 @@ absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(absl::string_view token
   return TextModel::Load(folder.path());
 }
 
-absl::StatusOr<std::string> ReadPeerFile(const std::filesystem::path& path) {
+std::filesystem::path PeerPath(const std::filesystem::path& path) {
   const char* cache = std::getenv("LATHE_CACHE");
   const char* home = std::getenv("HOME");
   const std::filesystem::path root =
       cache != nullptr ? std::filesystem::path(cache)
                        : std::filesystem::path(home == nullptr ? "" : home) / ".cache" / "lathe";
-  return ReadFile(root / "peers" / path, size_t{64} << 20);
+  return root / "peers" / path;
+}
+
+absl::StatusOr<std::string> ReadPeerFile(const std::filesystem::path& path) {
+  return ReadFile(PeerPath(path), size_t{64} << 20);
 }
 
 std::string TokenizerWith(const std::vector<std::string>& special) {

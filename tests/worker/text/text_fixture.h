@@ -32,6 +32,7 @@ std::string ReadTestFile(const std::filesystem::path& path);
 
 // Ids in order.
 // A file of `scripts/setup --only peers`, by its path below the cache's peers folder.
+std::filesystem::path PeerPath(const std::filesystem::path& path);
 absl::StatusOr<std::string> ReadPeerFile(const std::filesystem::path& path);
 
 // The tokenizer.json of TextSpec with more special tokens.

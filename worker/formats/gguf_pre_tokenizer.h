@@ -1,0 +1,23 @@
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+// How a byte-level tokenizer of a GGUF file cuts text before merging: what the names of
+// tokenizer.ggml.pre stand for (ggml-org/llama.cpp, src/llama-vocab.cpp), as the tokenizer.json of
+// the models writes it. Only for .cc files of this folder.
+
+namespace lathe {
+
+struct GgufPreTokenizer {
+  std::string json;                  // "pre_tokenizer" of tokenizer.json.
+  std::string normalizer = "null";   // "normalizer".
+  bool ignore_merges = false;        // A word that is a token is that token.
+};
+
+// Unimplemented: an unknown name; the message lists those that are known.
+absl::StatusOr<GgufPreTokenizer> FindGgufPreTokenizer(absl::string_view name);
+
+}  // namespace lathe
