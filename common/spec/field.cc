@@ -49,6 +49,7 @@ const std::array kFields = {
     LATHE_FIELD("lora.rank", lora.rank, "rank of the update matrices, 1 to 256"),
     LATHE_FIELD("lora.alpha", lora.alpha, "the update is scaled by alpha / rank"),
     LATHE_FIELD("lora.rslora", lora.rslora, "true: scaled by alpha / sqrt(rank) instead"),
+    LATHE_FIELD("lora.dora", lora.dora, "true: DoRA, the rows' lengths are trained as well"),
     LATHE_FIELD("lora.target_modules", lora.target_modules,
                 "all-linear, or a list such as q_proj,v_proj"),
     LATHE_FIELD("lora.dropout", lora.dropout, "0 to below 1, in training only"),

@@ -38,12 +38,12 @@ absl::Status KeyError(absl::string_view key, const json& got, absl::string_view 
       absl::StrCat(key, " is ", ShortJson(got), "; must be ", allowed));
 }
 
-// Every key that is not ours must be harmless or off: DoRA, patterns and the like would
+// Every key that is not ours must be harmless or off: patterns, biases and the like would
 // load and compute something else.
 absl::Status CheckOtherKeys(const json& root) {
   static const auto* ours = new std::set<std::string>{
       "r",         "lora_alpha", "lora_dropout", "target_modules",
-      "peft_type", "task_type",  "bias",         "use_rslora"};
+      "peft_type", "task_type",  "bias",         "use_rslora", "use_dora"};
   for (const auto& [key, value] : root.items()) {
     if (ours->count(key) > 0 || HarmlessKeys().count(key) > 0 || IsDefault(value)) continue;
     return absl::UnimplementedError(
@@ -115,6 +115,7 @@ absl::StatusOr<AdapterConfig> Parse(const json& root) {
   LATHE_RETURN_IF_ERROR(CheckOtherKeys(root));
   LATHE_RETURN_IF_ERROR(ReadNumbers(root, config));
   LATHE_ASSIGN_OR_RETURN(config.rslora, ReadFlag(root, "use_rslora"));
+  LATHE_ASSIGN_OR_RETURN(config.dora, ReadFlag(root, "use_dora"));
   LATHE_RETURN_IF_ERROR(ReadTargets(root, config));
   const json base = root.value("base_model_name_or_path", json());
   if (!base.is_null() && !base.is_string()) {
@@ -134,12 +135,14 @@ json Number(double value) {
 absl::Status CheckName(const TensorView& tensor) {
   if (absl::StartsWith(tensor.name, "base_model.model.") &&
       (absl::EndsWith(tensor.name, ".lora_A.weight") ||
-       absl::EndsWith(tensor.name, ".lora_B.weight"))) {
+       absl::EndsWith(tensor.name, ".lora_B.weight") ||
+       absl::EndsWith(tensor.name, ".lora_magnitude_vector"))) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
       absl::StrCat("adapter tensor '", tensor.name,
-                   "': must be named base_model.model.MODULE.lora_A.weight or lora_B"));
+                   "': must be named base_model.model.MODULE.lora_A.weight, lora_B.weight or "
+                   "lora_magnitude_vector"));
 }
 
 }  // namespace
@@ -170,6 +173,7 @@ std::string AdapterConfigJson(const AdapterConfig& config) {
                {"target_modules", targets},
                {"task_type", "CAUSAL_LM"}};
   if (config.rslora) root["use_rslora"] = true;
+  if (config.dora) root["use_dora"] = true;
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
 }
 

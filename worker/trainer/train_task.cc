@@ -28,6 +28,7 @@ LoraOptions LoraOf(const LoraSpec& spec) {
           .alpha = spec.alpha,
           .dropout = spec.dropout,
           .rslora = spec.rslora,
+          .dora = spec.dora,
           .target_modules = spec.target_modules};
 }
 

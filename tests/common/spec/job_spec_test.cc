@@ -29,6 +29,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"lora.rank", "8"},
                                                        {"lora.alpha", "16"},
                                                        {"lora.rslora", "false"},
+                                                       {"lora.dora", "false"},
                                                        {"lora.target_modules", "[all-linear]"},
                                                        {"lora.dropout", "0"},
                                                        {"max_length", "2048"},

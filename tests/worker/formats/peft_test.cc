@@ -61,6 +61,9 @@ TEST(AdapterConfigTest, RankStabilisedScaleIsAlphaOverTheRootOfTheRank) {
   const auto again = ParseAdapterConfig(text);
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_TRUE(again->rslora);
+  EXPECT_FALSE(again->dora);
+  config.dora = true;
+  EXPECT_TRUE(ParseAdapterConfig(AdapterConfigJson(config))->dora);
 }
 
 TEST(AdapterConfigTest, ATargetIsAModulesPathOrItsEndAfterADot) {
@@ -81,7 +84,6 @@ TEST(AdapterConfigTest, ReadsWhatPeftItselfWrote) {
 
 TEST(AdapterConfigTest, RefusesWhatWouldComputeSomethingElse) {
   const std::vector<std::pair<const char*, json>> cases = {
-      {"use_dora", true},
       {"rank_pattern", {{"q_proj", 2}}},
       {"bias", "all"},
       {"peft_type", "IA3"},
@@ -110,6 +112,7 @@ TEST(AdapterConfigTest, RefusesValuesOutOfBounds) {
       {"lora_dropout", 1},
       {"lora_dropout", -0.5},
       {"use_rslora", 1},
+      {"use_dora", "yes"},
       {"target_modules", nullptr},
       {"target_modules", ".*"},
       {"target_modules", json::array()},

@@ -146,6 +146,16 @@ TEST_F(RunTest, DropoutAndRankStabilisationGiveTheSameBitsForOneRankAndTwo) {
   EXPECT_EQ(config.at("target_modules"), (std::vector<std::string>{"mlp.down_proj", "q_proj"}));
 }
 
+TEST_F(RunTest, DoraTrainsAndItsFilesAreReadBack) {
+  WriteJob("  dora: true\n  dropout: 0.1\nepochs: 6\n");
+  Subprocess run(Command("out", 2));
+  ASSERT_EQ(run.Wait(), 0) << run.output();
+  EXPECT_LT(HeldOutLoss(run.output(), "after"), HeldOutLoss(run.output(), "before"));
+  const auto config = nlohmann::json::parse(*ReadFile(path("out") / "adapter_config.json"));
+  EXPECT_EQ(config.at("use_dora"), true);
+  EXPECT_THAT(FileSha("out"), HasSubstr("q_proj.lora_magnitude_vector\""));
+}
+
 TEST_F(RunTest, RanksDieWithTheRun) {
   WriteJob("epochs: 100\n");
   Subprocess run(Command("out", 2));

@@ -13,6 +13,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "worker/engine/ops/counter_random.h"
+#include "worker/engine/ops/dora_linear.h"
 #include "worker/formats/decoder_layout.h"
 #include "worker/formats/peft.h"
 #include "worker/formats/safetensors.h"
@@ -112,13 +113,16 @@ absl::StatusOr<Adapter> Assemble(const ModelConfig& model, AdapterConfig config,
                              source(prefix + "A.weight", {config.rank, module.in_features}));
       LATHE_ASSIGN_OR_RETURN(pair.b,
                              source(prefix + "B.weight", {module.out_features, config.rank}));
-      pair.a.set_requires_grad(true);
-      pair.b.set_requires_grad(true);
       adapter.tensors.push_back({prefix + "A.weight", pair.a});
       adapter.tensors.push_back({prefix + "B.weight", pair.b});
+      if (!config.dora) continue;
+      LATHE_ASSIGN_OR_RETURN(pair.magnitude,
+                             source(prefix + "magnitude_vector", {module.out_features}));
+      adapter.tensors.push_back({prefix + "magnitude_vector", pair.magnitude});
     }
     adapter.updates.push_back(std::move(updates));
   }
+  for (AdapterTensor& entry : adapter.tensors) entry.tensor.set_requires_grad(true);
   adapter.config = std::move(config);
   return adapter;
 }
@@ -133,6 +137,22 @@ at::Tensor RandomA(const std::vector<int64_t>& shape, uint64_t stream_key) {
     data[i] = bound * (2 * UniformAt(stream_key, static_cast<uint64_t>(i)) - 1);
   }
   return a;
+}
+
+// B is zero, so that W' is W.
+void StartMagnitudes(Adapter& adapter, const FrozenLayers& base) {
+  for (size_t layer = 0; layer < adapter.updates.size(); ++layer) {
+    for (int projection = 0; projection < kNumProjections; ++projection) {
+      const LoraUpdate& update = adapter.updates[layer][static_cast<size_t>(projection)];
+      const LinearGroup& group =
+          base(static_cast<int64_t>(layer), static_cast<Projection>(projection));
+      for (size_t i = 0; i < update.pairs.size(); ++i) {
+        const LoraPair& pair = update.pairs[i];
+        if (!pair.magnitude.defined()) continue;
+        pair.magnitude.detach().copy_(RowNorms(group.Rows(i), pair, update.scale));
+      }
+    }
+  }
 }
 
 absl::StatusOr<at::ScalarType> ScalarTypeOf(const TensorView& view) {
@@ -175,22 +195,26 @@ absl::StatusOr<at::Tensor> ReadTensor(const SafetensorsFile& file, const std::st
 }  // namespace
 
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
-                                    uint64_t seed, at::ScalarType dtype) {
+                                    uint64_t seed, at::ScalarType dtype, const FrozenLayers& base) {
   AdapterConfig adapter;
   adapter.rank = options.rank;
   adapter.alpha = options.alpha;
   adapter.dropout = options.dropout;
   adapter.rslora = options.rslora;
+  adapter.dora = options.dora;
   LATHE_RETURN_IF_ERROR(CheckRange(adapter));
   LATHE_ASSIGN_OR_RETURN(adapter.target_modules, ResolveModules(config, options.target_modules));
   uint64_t index = 0;
-  return Assemble(config, std::move(adapter),
-                  [&](const std::string& name,
-                      const std::vector<int64_t>& shape) -> absl::StatusOr<at::Tensor> {
-                    const uint64_t key = StreamKey(seed, index++);
-                    const bool is_a = name.find("lora_A") != std::string::npos;
-                    return is_a ? RandomA(shape, key).to(dtype) : at::zeros(shape, dtype);
-                  });
+  const auto source = [&](const std::string& name,
+                          const std::vector<int64_t>& shape) -> absl::StatusOr<at::Tensor> {
+    if (shape.size() == 1) return at::empty(shape, dtype);
+    const uint64_t key = StreamKey(seed, index++);
+    const bool is_a = name.find("lora_A") != std::string::npos;
+    return is_a ? RandomA(shape, key).to(dtype) : at::zeros(shape, dtype);
+  };
+  LATHE_ASSIGN_OR_RETURN(Adapter made, Assemble(config, std::move(adapter), source));
+  if (made.config.dora) StartMagnitudes(made, base);
+  return made;
 }
 
 absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& dir,

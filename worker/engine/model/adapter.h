@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -18,14 +19,18 @@ namespace lathe {
 // One set of LoRA updates over the linear layers of a decoder.
 struct Adapter {
   AdapterConfig config;                // base_model is as loaded; empty for a new adapter.
-  std::vector<AdapterTensor> tensors;  // Layer by layer, in the order of the computation, A then B.
+  std::vector<AdapterTensor> tensors;  // Layer by layer, in the order of the computation: A, B, magnitude.
   // updates[layer][projection]; its tensors are those above. dropout and seed are set per call.
   std::vector<std::vector<LoraUpdate>> updates;
 };
 
-// CausalLm::AddAdapter. InvalidArgument: an option out of range, or an unknown module.
+// The frozen layers of one projection of one layer.
+using FrozenLayers = std::function<const LinearGroup&(int64_t layer, Projection projection)>;
+
+// CausalLm::AddAdapter. DoRA's magnitudes start as the row norms of `base`. InvalidArgument: an
+// option out of range, or an unknown module.
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
-                                    uint64_t seed, at::ScalarType dtype);
+                                    uint64_t seed, at::ScalarType dtype, const FrozenLayers& base);
 
 // CausalLm::LoadAdapter. InvalidArgument: a tensor is missing, extra or has another shape, or the
 // configuration asks for what Lathe does not have.

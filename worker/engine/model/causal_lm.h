@@ -28,6 +28,7 @@ struct LoraOptions {
   double alpha = 16;
   double dropout = 0;
   bool rslora = false;  // Scale alpha / sqrt(rank).
+  bool dora = false;    // ops/dora_linear.h.
   std::vector<std::string> target_modules = {"all-linear"};
 };
 
@@ -61,7 +62,7 @@ class CausalLm {
   virtual const ModelConfig& config() const = 0;
 
   // A ~ U(-1/sqrt(in), 1/sqrt(in)) from `seed` alone (the same bits on every rank), B zero. PEFT's
-  // init_lora_weights=True.
+  // init_lora_weights=True; with DoRA the magnitudes are the row norms of the base.
   virtual absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
                                   uint64_t seed) = 0;
   // A PEFT folder as WriteAdapter makes it.

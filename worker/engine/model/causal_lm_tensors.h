@@ -12,8 +12,8 @@ namespace lathe {
 
 struct AdapterTensor {
   std::string name;  // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
-  at::Tensor
-      tensor;  // A [rank, in] or B [out, rank]; contiguous, F32, or F64 with ModelOptions.fp64.
+  // A [rank, in], B [out, rank] or magnitude [out]; contiguous, F32, or F64 with ModelOptions.fp64.
+  at::Tensor tensor;
 };
 
 }  // namespace lathe

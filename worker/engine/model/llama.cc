@@ -129,7 +129,10 @@ class LlamaLm final : public CausalLm {
   absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
                           uint64_t seed) override {
     LATHE_RETURN_IF_ERROR(CheckNewName(name));
-    LATHE_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(config_, options, seed, dtype_));
+    const auto base = [&](int64_t layer, Projection projection) -> const LinearGroup& {
+      return weights_.layers[static_cast<size_t>(layer)].groups[static_cast<size_t>(projection)];
+    };
+    LATHE_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(config_, options, seed, dtype_, base));
     adapters_.emplace(name, std::move(adapter));
     return absl::OkStatus();
   }

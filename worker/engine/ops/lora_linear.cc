@@ -4,9 +4,12 @@
 #include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "worker/engine/ops/counter_random.h"
+#include "worker/engine/ops/dora_linear.h"
 
 namespace lathe {
 namespace {
@@ -166,6 +169,11 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
   }
 };
 
+bool HasMagnitude(const LoraUpdate& update) {
+  return std::any_of(update.pairs.begin(), update.pairs.end(),
+                     [](const LoraPair& pair) { return pair.magnitude.defined(); });
+}
+
 template <typename Scalar>
 void FillMask(Scalar* out, int64_t count, double dropout, uint64_t key) {
   const auto keep = static_cast<Scalar>(1 / (1 - dropout));
@@ -188,6 +196,7 @@ at::Tensor DropoutMask(const at::Tensor& like, double dropout, uint64_t seed, in
 namespace {
 
 at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
+  if (update != nullptr && HasMagnitude(*update)) return DoraLinear(x, group, *update);
   variable_list tensors;
   if (update != nullptr) {
     const PlanPtr plan = MakePlan(group, *update, tensors);
@@ -198,6 +207,15 @@ at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const Lora
 }
 
 }  // namespace
+
+at::Tensor LinearGroup::Rows(size_t i) const {
+  const auto layer = out_features.begin() + static_cast<std::ptrdiff_t>(i);
+  return weight.narrow(0, std::accumulate(out_features.begin(), layer, int64_t{0}), *layer);
+}
+
+LinearGroup LinearGroup::LayerWithoutBias(size_t i) const {
+  return {.weight = Rows(i), .out_features = {out_features[i]}};
+}
 
 at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
   at::Tensor y = WithoutBias(x, group, update);

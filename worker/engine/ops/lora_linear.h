@@ -17,12 +17,16 @@ struct LinearGroup {
   at::Tensor weight;                  // [sum O_i, I], the layers below each other.
   std::vector<int64_t> out_features;  // O_i.
   at::Tensor bias = {};               // [sum O_i]. Undefined: none.
+
+  at::Tensor Rows(size_t i) const;  // W_i, [O_i, I].
+  LinearGroup LayerWithoutBias(size_t i) const;
 };
 
 // Update of one layer; undefined tensors: none.
 struct LoraPair {
   at::Tensor a;  // [r, I]
   at::Tensor b;  // [O_i, r]
+  at::Tensor magnitude = {};  // [O_i], dora_linear.h. Undefined: plain LoRA.
 };
 
 struct LoraUpdate {

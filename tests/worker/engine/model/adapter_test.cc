@@ -134,6 +134,22 @@ TEST(AddAdapterTest, RefusesWhatIsOutOfRangeByName) {
   EXPECT_EQ(model->AddAdapter("tuned", {}, 1).code(), absl::StatusCode::kAlreadyExists);
 }
 
+TEST(AddAdapterTest, DoraStartsAsTheBaseWithTheTensorsOfPeft) {
+  const auto model = LoadTiny(/*fp64=*/false);
+  ASSERT_TRUE(model->AddAdapter("new", {.rank = 4, .dora = true}, 7).ok());
+  const auto file = SafetensorsFile::Open(DataFolder() / "tiny-adapter-dora/adapter_model.safetensors");
+  ASSERT_TRUE(file.ok()) << file.status();
+  const auto tensors = model->AdapterTensors("new");
+  EXPECT_EQ(tensors.size(), file->tensors().size());
+  for (const AdapterTensor& tensor : tensors) {
+    const TensorView* theirs = file->Find(tensor.name);
+    ASSERT_NE(theirs, nullptr) << tensor.name;
+    EXPECT_EQ(theirs->shape, tensor.tensor.sizes().vec()) << tensor.name;
+  }
+  const PackedBatch batch = SomeBatch();
+  EXPECT_TRUE(at::equal(model->Logits(batch, "new"), model->Logits(batch, "")));
+}
+
 TEST(DropoutTest, IsAFunctionOfTheSeedAndOnlyInTraining) {
   const auto model = LoadTiny(/*fp64=*/true);
   ASSERT_TRUE(model->AddAdapter("dropped", {.rank = 4, .alpha = 8, .dropout = 0.5}, 1).ok());
@@ -229,7 +245,7 @@ TEST_F(AdapterFolderTest, AMissingExtraOrMisshapenTensorIsRefusedByName) {
 
 TEST_F(AdapterFolderTest, VariantsThatWouldComputeSomethingElseAreRefusedByName) {
   const fs::path dir = CopyOfGolden();
-  for (const char* key : {"use_dora", "lora_bias"}) {
+  for (const char* key : {"fan_in_fan_out", "lora_bias"}) {
     auto config = ReadJson(DataFolder() / "tiny-adapter" / "adapter_config.json");
     config[key] = true;
     std::ofstream(dir / "adapter_config.json") << config.dump();

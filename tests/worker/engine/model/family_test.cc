@@ -125,12 +125,12 @@ TEST_P(FamilyTest, CachedDecodingGivesTheLogitsOfAFullPass) {
 TEST(FamilyTargetTest, TargetsAreTheModulesOfTheFamily) {
   ModelConfig config = *LoadModelConfig(DataFolder() / "families" / "chatglm3");
   LoraOptions options;
-  const auto adapter = MakeAdapter(config, options, /*seed=*/1, at::kFloat);
+  const auto adapter = MakeAdapter(config, options, /*seed=*/1, at::kFloat, /*base=*/{});
   ASSERT_TRUE(adapter.ok()) << adapter.status();
   EXPECT_THAT(adapter->config.target_modules,
               testing::ElementsAre("dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"));
   options.target_modules = {"q_proj"};
-  EXPECT_THAT(std::string(MakeAdapter(config, options, 1, at::kFloat).status().message()),
+  EXPECT_THAT(std::string(MakeAdapter(config, options, 1, at::kFloat, {}).status().message()),
               testing::HasSubstr("'q_proj'; allowed are all-linear, query_key_value, dense, "
                                  "dense_h_to_4h, dense_4h_to_h, alone"));
 }

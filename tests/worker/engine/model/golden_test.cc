@@ -11,8 +11,8 @@ namespace {
 
 std::filesystem::path Golden(const char* name) { return DataFolder() / "goldens" / name; }
 
-std::vector<int32_t> GoldenIds() {
-  const at::Tensor ids = ReadTensor(Golden("logits.safetensors"), "ids");
+std::vector<int32_t> GoldenIds(const char* file = "logits.safetensors") {
+  const at::Tensor ids = ReadTensor(Golden(file), "ids");
   return {ids.data_ptr<int32_t>(), ids.data_ptr<int32_t>() + ids.numel()};
 }
 
@@ -63,6 +63,25 @@ TEST_P(GoldenTest, GradientOfEveryAdapterTensorIsThatOfPeft) {
   for (size_t i = 0; i < tensors.size(); ++i) {
     const at::Tensor expected = ReadTensor(Golden("gradients.safetensors"),
                                            std::string(GetParam().suffix) + "." + tensors[i].name);
+    EXPECT_LE(RelativeError(ours.gradients[i], expected), GetParam().gradient) << tensors[i].name;
+  }
+}
+
+// DoRA with the rank-stabilised scale; the gradients are of the loss of every token but the first.
+TEST_P(GoldenTest, LogitsAndGradientsOfDoraAreThoseOfPeft) {
+  const auto model = LoadTiny(GetParam().fp64);
+  ASSERT_TRUE(model->LoadAdapter("dora", DataFolder() / "tiny-adapter-dora").ok());
+  const std::vector<int32_t> ids = GoldenIds("dora.safetensors");
+  const std::string suffix = std::string(".") + GetParam().suffix;
+  const at::Tensor logits = ReadTensor(Golden("dora.safetensors"), "logits" + suffix);
+  EXPECT_LE(MaxDifference(model->Logits(Document(ids), "dora"), logits), GetParam().logits);
+  std::vector<uint8_t> trained(ids.size(), 1);
+  trained[0] = 0;
+  const auto ours = Differentiate(*model, {Pack({{ids, trained}})}, "dora");
+  const auto tensors = model->AdapterTensors("dora");
+  ASSERT_EQ(tensors.size(), 2U * 7U * 3U);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const at::Tensor expected = ReadTensor(Golden("dora.safetensors"), "f64." + tensors[i].name);
     EXPECT_LE(RelativeError(ours.gradients[i], expected), GetParam().gradient) << tensors[i].name;
   }
 }

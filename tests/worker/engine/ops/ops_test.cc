@@ -7,6 +7,7 @@
 
 #include "worker/engine/ops/attention.h"
 #include "worker/engine/ops/counter_random.h"
+#include "worker/engine/ops/dora_linear.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
@@ -113,6 +114,40 @@ TEST_P(LoraLinearTest, EqualsPlainAtenWithAFrozenLayerBetweenTwoTuned) {
       },
       {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
        Random({3, 2}, 9)});
+}
+
+// The formula of the header in plain ATen, layer by layer; the norm takes no part in the gradient.
+at::Tensor PlainDora(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& a,
+                     const at::Tensor& b, const at::Tensor& magnitude, const at::Tensor& mask) {
+  const at::Tensor norm = (weight + 1.7 * at::matmul(b, a)).square().sum(1).sqrt().detach();
+  const at::Tensor gain = magnitude / norm;
+  const at::Tensor dropped = x * mask;
+  return at::matmul(x, weight.t()) + (gain - 1) * at::matmul(dropped, weight.t()) +
+         gain * 1.7 * at::matmul(at::matmul(dropped, a.t()), b.t());
+}
+
+TEST_P(LoraLinearTest, WithMagnitudesEqualsPlainDoraPlusBias) {
+  const LinearGroup group = {Random({9, 6}, 4), {4, 2, 3}, Random({9}, 12)};
+  const auto mask = [](const at::Tensor& x, int64_t layer) {
+    return GetParam() == 0 ? at::ones_like(x) : DropoutMask(x, GetParam(), 5, layer);
+  };
+  ExpectSameFunction(
+      [&](const auto& in) {
+        LoraUpdate update = UpdateOf(in, GetParam());
+        update.pairs[0].magnitude = in[5];
+        update.pairs[2].magnitude = in[6];
+        return LoraLinear(in[0], group, &update);
+      },
+      [&](const auto& in) {
+        const at::Tensor& x = in[0];
+        return group.bias + at::cat(
+            {PlainDora(x, group.weight.slice(0, 0, 4), in[1], in[2], in[5], mask(x, 0)),
+             at::matmul(x, group.weight.slice(0, 4, 6).t()),
+             PlainDora(x, group.weight.slice(0, 6, 9), in[3], in[4], in[6], mask(x, 2))},
+            1);
+      },
+      {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
+       Random({3, 2}, 9), Random({4}, 10), Random({3}, 11)});
 }
 
 TEST(LoraLinearTest, WithoutUpdateIsTheFrozenLayer) {
