@@ -89,7 +89,16 @@ void AddModels(Parser& p) {
   exporting->add_option("--to", p.export_options.to, "new or empty folder")->required();
   exporting->add_flag("--base", p.export_options.base,
                       "also its base as a Hugging Face folder, in DIR/base");
-  exporting->add_flag("--merged", p.export_options.merged, "base and adapter in one");
+  CLI::Option* merged =
+      exporting->add_flag("--merged", p.export_options.merged,
+                          "base and adapter in one, as a Hugging Face folder");
+  exporting->add_option("--dtype", p.export_options.dtype, "of merged weights; default: f32")
+      ->needs(merged)
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  exporting
+      ->add_option("--shard-size", p.export_options.shard_size,
+                   "of merged weights, such as 5GB; default: one file")
+      ->needs(merged);
 }
 
 void AddDatasets(Parser& p) {

@@ -3,10 +3,12 @@
 #include "absl/time/clock.h"
 #include "cli/commands.h"
 #include "cli/connection.h"
+#include "cli/merge.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/terminal.h"
 #include "cli/transfer.h"
+#include "common/base/file.h"
 #include "common/base/status.h"
 
 namespace lathe::cli {
@@ -105,13 +107,49 @@ absl::StatusOr<int> ModelsGet(const GlobalOptions& global, const std::string& na
   return kDone;
 }
 
+namespace {
+
+absl::Status CheckMergeable(const v1::Model& model, const ExportOptions& options) {
+  if (options.base) return absl::InvalidArgumentError("--merged holds the base; drop --base");
+  if (model.kind() == v1::MODEL_KIND_ADAPTER) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(model.name(), " is a base model; --merged is for adapters"));
+}
+
+// Base and adapter are fetched beside `options.to` and removed again.
+absl::Status ExportMerged(Connection& connection, const v1::Model& model,
+                          const ExportOptions& options) {
+  LATHE_RETURN_IF_ERROR(CheckMergeable(model, options));
+  LATHE_RETURN_IF_ERROR(RequireNewOrEmptyFolder(options.to));
+  std::filesystem::path target = std::filesystem::absolute(options.to).lexically_normal();
+  if (!target.has_filename()) target = target.parent_path();
+  LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));
+  LATHE_ASSIGN_OR_RETURN(const TempFolder parts, TempFolder::Make(".parts", target.parent_path()));
+  LATHE_ASSIGN_OR_RETURN(const v1::Model base, GetModel(connection, model.base_model()));
+  LATHE_RETURN_IF_ERROR(Download(connection, base, parts.path() / "base"));
+  LATHE_RETURN_IF_ERROR(Download(connection, model, parts.path() / "adapter"));
+  return MergeFolders({.base = parts.path() / "base",
+                       .adapter = parts.path() / "adapter",
+                       .to = target,
+                       .dtype = options.dtype,
+                       .shard_size = options.shard_size});
+}
+
+}  // namespace
+
 absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options) {
-  if (options.merged) {
-    return absl::UnimplementedError(
-        "--merged is not there yet; export the adapter, or the adapter and --base");
-  }
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
   LATHE_ASSIGN_OR_RETURN(const v1::Model model, GetModel(*connection, options.name));
+  if (options.merged) {
+    LATHE_RETURN_IF_ERROR(ExportMerged(*connection, model, options));
+    if (global.json) {
+      PrintJson(model);
+    } else {
+      absl::PrintF("%s: merged into %s in %s\n", model.name(), model.base_model(),
+                   options.to.string());
+    }
+    return kDone;
+  }
   LATHE_RETURN_IF_ERROR(Download(*connection, model, options.to));
   std::string base_dir;
   if (options.base && model.kind() == v1::MODEL_KIND_ADAPTER) {

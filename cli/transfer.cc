@@ -246,12 +246,16 @@ absl::Status DownloadModel(Connection& connection, const v1::Model& model, const
     LATHE_RETURN_IF_ERROR(ReceiveFile(connection, model.name(), file, path,
                                       [&](int64_t bytes) { progress(done += bytes, all); }));
   }
-  std::error_code error;
+  MakePublic(temp.path());
+  return temp.PublishAs(target);
+}
+
+void MakePublic(const fs::path& folder) {
+  std::error_code ignored;
   constexpr fs::perms kPublic = fs::perms::owner_all | fs::perms::group_read |
                                 fs::perms::group_exec | fs::perms::others_read |
                                 fs::perms::others_exec;
-  fs::permissions(temp.path(), kPublic, error);
-  return temp.PublishAs(target);
+  fs::permissions(folder, kPublic, ignored);
 }
 
 }  // namespace lathe::cli

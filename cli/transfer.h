@@ -41,4 +41,7 @@ absl::StatusOr<v1::Model> ImportModel(Connection& connection, const std::string&
 absl::Status DownloadModel(Connection& connection, const v1::Model& model,
                            const std::filesystem::path& to, const TransferProgress& progress);
 
+// Lets everybody read a folder that was made for its owner alone, where the file system can.
+void MakePublic(const std::filesystem::path& folder);
+
 }  // namespace lathe::cli

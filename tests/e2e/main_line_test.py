@@ -98,6 +98,19 @@ class MainLineTest(unittest.TestCase):
         _, error = self.service.run("models", "export", "first", "--to", to, code=1)
         self.assertIn("new or an empty folder", error)
 
+    def test_the_merged_export_is_one_hugging_face_folder(self):
+        parent = os.path.join(self.service.temp.name, "exports")
+        to = os.path.join(parent, "merged")
+        self.service.run("models", "export", "first", "--merged", "--to", to, "--dtype", "bf16", "--shard-size", "30KB")
+        self.assertEqual(os.listdir(parent), ["merged"])
+        with open(os.path.join(to, "model.safetensors.index.json"), encoding="utf8") as f:
+            files = set(json.load(f)["weight_map"].values())
+        self.assertGreater(len(files), 1)
+        self.assertEqual(files, {name for name in os.listdir(to) if name.endswith(".safetensors")})
+        self.assertTrue(os.path.exists(os.path.join(to, "tokenizer.json")))
+        _, error = self.service.run("models", "export", "tiny", "--merged", "--to", os.path.join(parent, "x"), code=1)
+        self.assertIn("--merged is for adapters", error)
+
     def test_a_full_disk_at_export_leaves_nothing(self):
         if os.geteuid() != 0:
             self.skipTest("needs root to mount a small file system")

@@ -20,5 +20,8 @@ absl::string_view DtypeNames();
 // Exact: every 16-bit float is a 32-bit float. NaN payloads stay.
 float HalfToFloat(uint16_t bits);
 float Bf16ToFloat(uint16_t bits);
+// To the nearest, ties to even; too large becomes infinite.
+uint16_t FloatToHalf(float value);
+uint16_t FloatToBf16(float value);
 
 }  // namespace lathe

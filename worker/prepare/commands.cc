@@ -17,6 +17,7 @@
 #include "worker/data/dataset.h"
 #include "worker/data/utf8.h"
 #include "worker/formats/import.h"
+#include "worker/formats/merge.h"
 
 namespace lathe {
 namespace {
@@ -31,6 +32,9 @@ struct Arguments {
   int64_t row = 0;
   bool json = false;
   std::vector<std::string> settings;  // "key=value".
+  std::string adapter;
+  std::string dtype = "f32";
+  uint64_t shard_bytes = 0;
 };
 
 DataSource SourceOf(const Arguments& arguments) { return {arguments.file, arguments.format}; }
@@ -134,6 +138,15 @@ absl::Status Import(const Arguments& arguments) {
   return absl::OkStatus();
 }
 
+absl::Status Merge(const Arguments& arguments) {
+  const MergeOptions options = {.dtype = arguments.dtype == "f32"   ? Dtype::kF32
+                                         : arguments.dtype == "f16" ? Dtype::kF16
+                                                                    : Dtype::kBf16,
+                                .max_shard_bytes = arguments.shard_bytes};
+  const auto progress = [](const std::string& line) { absl::FPrintF(stderr, "%s\n", line); };
+  return MergeAdapter(arguments.model, arguments.adapter, arguments.out, options, progress);
+}
+
 using Command = absl::Status (*)(const Arguments&);
 
 // The arguments live as long as the callback, which the app owns.
@@ -179,6 +192,15 @@ void AddCommands(CLI::App& app, int& exit_code) {
       AddCommand(app, "import", "write a model's canonical folder", Import, arguments, exit_code);
   import->add_option("source", arguments->file, "Hugging Face folder or .gguf file")->required();
   import->add_option("--out", arguments->out, "new folder")->required();
+  CLI::App* merge = AddCommand(app, "merge", "write base and adapter as one Hugging Face folder",
+                               Merge, arguments, exit_code);
+  merge->add_option("--base", arguments->model, model_help)->required();
+  merge->add_option("--adapter", arguments->adapter, "PEFT folder")->required();
+  merge->add_option("--out", arguments->out, "new folder")->required();
+  merge->add_option("--dtype", arguments->dtype, "of the weights: f32, bf16 or f16")
+      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  merge->add_option("--shard-size", arguments->shard_bytes, "such as 5GB; default: one file")
+      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
 }
 
 }  // namespace lathe
