@@ -54,7 +54,7 @@ absl::Status Validate(const JobSpec& spec) {
   if (!spec.name.empty()) LATHE_RETURN_IF_ERROR(ValidateName("name", spec.name));
   LATHE_RETURN_IF_ERROR(ValidateName("model", spec.model));
   LATHE_RETURN_IF_ERROR(ValidateName("dataset", spec.dataset));
-  LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft"}));
+  LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft", "qlora"}));
   LATHE_RETURN_IF_ERROR(ValidateLora(spec.lora));
   LATHE_RETURN_IF_ERROR(InRange("max_length", spec.max_length, 16, 131072));
   LATHE_RETURN_IF_ERROR(

@@ -30,7 +30,7 @@ struct JobSpec {
   std::string name;            // Name of the resulting model. Empty: <dataset>-<model>-<short id>.
   std::string model;           // Name of an imported model.
   std::string dataset;         // Name of an uploaded data set.
-  std::string method = "sft";  // Only "sft" so far.
+  std::string method = "sft";  // sft | qlora: sft over a base in 4 bits.
   LoraSpec lora;
   int max_length = 2048;                        // Tokens a row may have, [16, 131072].
   std::string on_too_long = "truncate_answer";  // truncate_answer | drop | error.

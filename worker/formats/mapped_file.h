@@ -23,4 +23,8 @@ class MappedFile {
   absl::string_view bytes_;
 };
 
+// Tells the kernel that these bytes of a mapping are not needed soon: their pages leave this
+// process's memory, and a later read brings them back.
+void ReleasePages(absl::string_view mapped);
+
 }  // namespace lathe

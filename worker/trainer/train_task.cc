@@ -51,7 +51,8 @@ absl::StatusOr<Session> LoadSession(const TrainTask& task) {
     return absl::InvalidArgumentError("train.shard has no rows; needs at least 1");
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, CausalLm::Load(task.model_dir, {}));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model,
+                         CausalLm::Load(task.model_dir, {.nf4 = task.spec.method == "qlora"}));
   LATHE_RETURN_IF_ERROR(
       model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
   return Session{std::move(model), std::move(train), std::move(validation)};

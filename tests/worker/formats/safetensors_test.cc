@@ -1,6 +1,8 @@
 #include "worker/formats/safetensors.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <fstream>
 #include <iterator>
@@ -8,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "worker/formats/mapped_file.h"
 
 namespace lathe {
 namespace {
@@ -188,6 +191,34 @@ TEST_F(SafetensorsTest, TheWriterRefusesWhatTheReaderWould) {
   EXPECT_FALSE(
       WriteSafetensors(Path(), {{"a", Dtype::kU8, {1}, "1"}, {"a", Dtype::kU8, {1}, "1"}}).ok());
   EXPECT_FALSE(fs::exists(Path()));
+}
+
+// Pages of the range that are in this process's memory: bit 63 of their entry in the page map.
+int ResidentPages(absl::string_view mapped) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto first = reinterpret_cast<uintptr_t>(mapped.data()) / page;
+  const UniqueFd map(open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC));
+  int resident = 0;
+  for (size_t i = 0; i < mapped.size() / page; ++i) {
+    uint64_t entry = 0;
+    const auto at = static_cast<off_t>((first + i) * sizeof(entry));
+    EXPECT_EQ(pread(map.get(), &entry, sizeof(entry), at), ssize_t{sizeof(entry)});
+    resident += static_cast<int>(entry >> 63U);
+  }
+  return resident;
+}
+
+TEST(MappedFileTest, ReleasedPagesAreReadAgain) {
+  const auto temp = TempFolder::Make("mapped");
+  const std::string bytes(size_t{1} << 16, 'x');
+  ASSERT_TRUE(WriteFileAtomically(temp->path() / "file", bytes).ok());
+  const auto file = MappedFile::Open(temp->path() / "file");
+  ASSERT_TRUE(file.ok()) << file.status();
+  EXPECT_EQ(file->bytes(), bytes);
+  EXPECT_GT(ResidentPages(file->bytes()), 0);
+  ReleasePages(file->bytes().substr(1));  // The first page is kept: it is not released as a whole.
+  EXPECT_EQ(ResidentPages(file->bytes()), 1);
+  EXPECT_EQ(file->bytes(), bytes);
 }
 
 }  // namespace

@@ -156,6 +156,20 @@ TEST_F(RunTest, DoraTrainsAndItsFilesAreReadBack) {
   EXPECT_THAT(FileSha("out"), HasSubstr("q_proj.lora_magnitude_vector\""));
 }
 
+TEST_F(RunTest, QloraTrainsOverABaseInFourBits) {
+  WriteJob("method: qlora\nmicro_batch_tokens: 400\nepochs: 6\n");
+  Subprocess one(Command("one", 1));
+  ASSERT_EQ(one.Wait(), 0) << one.output();
+  EXPECT_LT(HeldOutLoss(one.output(), "after"), HeldOutLoss(one.output(), "before"));
+  Subprocess two(Command("two", 2));
+  ASSERT_EQ(two.Wait(), 0) << two.output();
+  EXPECT_EQ(FileSha("one"), FileSha("two"));
+  WriteJob("micro_batch_tokens: 400\nepochs: 6\n");
+  Subprocess full(Command("full", 1));
+  ASSERT_EQ(full.Wait(), 0) << full.output();
+  EXPECT_NE(FileSha("one"), FileSha("full"));
+}
+
 TEST_F(RunTest, RanksDieWithTheRun) {
   WriteJob("epochs: 100\n");
   Subprocess run(Command("out", 2));

@@ -149,7 +149,7 @@ void StartMagnitudes(Adapter& adapter, const FrozenLayers& base) {
       for (size_t i = 0; i < update.pairs.size(); ++i) {
         const LoraPair& pair = update.pairs[i];
         if (!pair.magnitude.defined()) continue;
-        pair.magnitude.detach().copy_(RowNorms(group.Rows(i), pair, update.scale));
+        pair.magnitude.detach().copy_(RowNorms(group.Rows(i, pair.a.scalar_type()), pair, update.scale));
       }
     }
   }

@@ -21,6 +21,9 @@ namespace lathe {
 
 struct ModelOptions {
   bool fp64 = false;  // Computes in 64-bit floats: for proofs.
+  // Holds the linear layers but the head as 4-bit NF4 codes with doubly quantised scales, as QLoRA
+  // trains over them (worker/formats/nf4.h): 0.52 bytes per weight.
+  bool nf4 = false;
 };
 
 struct LoraOptions {

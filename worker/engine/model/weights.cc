@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "common/base/status.h"
+#include "worker/formats/mapped_file.h"
 
 namespace lathe {
 namespace {
@@ -62,7 +63,8 @@ absl::Status CheckTensors(const SafetensorsFile& file, const std::vector<Paramet
 // Makes tensors of a checked file.
 class TensorMaker {
  public:
-  TensorMaker(const SafetensorsFile& file, bool fp64) : file_(file), fp64_(fp64) {}
+  TensorMaker(const SafetensorsFile& file, const ModelOptions& options)
+      : file_(file), fp64_(options.fp64), nf4_(options.nf4) {}
 
   at::Tensor Make(const std::string& name) const { return Join({name}); }
 
@@ -77,12 +79,24 @@ class TensorMaker {
       if (linear.bias) biases.push_back(absl::StrCat(prefix, linear.name, ".bias"));
       group.out_features.push_back(linear.out_features);
     }
-    group.weight = Join(weights);
+    if (nf4_) {
+      for (const std::string& name : weights) group.quantized.push_back(Quantize(name));
+    } else {
+      group.weight = Join(weights);
+    }
     if (!biases.empty()) group.bias = Join(biases);
     return group;
   }
 
  private:
+  // The mapped floats are needed once: their memory goes back.
+  Nf4Matrix Quantize(const std::string& name) const {
+    const TensorView& view = *file_.Find(name);
+    Nf4Matrix matrix = QuantizeNf4(Map(view, view.shape));
+    ReleasePages(view.bytes);
+    return matrix;
+  }
+
   // Matrices of one width below each other, or vectors: a view where the file has them so.
   at::Tensor Join(const std::vector<std::string>& names) const {
     std::vector<at::Tensor> parts;
@@ -109,6 +123,7 @@ class TensorMaker {
 
   const SafetensorsFile& file_;
   const bool fp64_;
+  const bool nf4_;
 };
 
 // One row per query head, then one per key head.
@@ -143,7 +158,7 @@ absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelC
   LATHE_RETURN_IF_ERROR(CheckTensors(file, ParameterSpecs(config)));
   ModelWeights weights = {
       .file = std::move(file), .embedding = {}, .final_norm = {}, .head = {}, .layers = {}};
-  const TensorMaker maker(weights.file, options.fp64);
+  const TensorMaker maker(weights.file, options);
   const DecoderLayout layout = LayoutOf(config);
   weights.embedding = maker.Make(layout.embedding + ".weight");
   weights.final_norm = maker.Make(layout.final_norm + ".weight");

@@ -22,7 +22,7 @@ struct LayerWeights {
 };
 
 // Frozen tensors. They are views of the mapped file where it can be: F32, and layers of a group
-// side by side, as the canonical folder has them. Otherwise copies.
+// side by side, as the canonical folder has them. Otherwise copies, or NF4 codes if asked for.
 struct ModelWeights {
   SafetensorsFile file;
   at::Tensor embedding;   // [V, D]

@@ -13,9 +13,7 @@ bool HasUpdate(const LoraPair& pair) { return pair.a.defined(); }
 // m / n of layer i, [O_i], differentiable in m.
 at::Tensor Gain(const LinearGroup& group, const LoraUpdate& update, size_t i) {
   const LoraPair& pair = update.pairs[i];
-  const at::Tensor weight = group.Rows(i);
-  if (!HasUpdate(pair)) return at::ones({weight.size(0)}, weight.options());
-  return pair.magnitude / RowNorms(weight, pair, update.scale);
+  return pair.magnitude / RowNorms(group.Rows(i, pair.a.scalar_type()), pair, update.scale);
 }
 
 LoraPair WithoutMagnitude(const LoraPair& pair) { return {.a = pair.a, .b = pair.b}; }
@@ -26,10 +24,10 @@ at::Tensor WithoutDropout(const at::Tensor& x, const LinearGroup& group, const L
   std::vector<at::Tensor> gains;
   for (size_t i = 0; i < update.pairs.size(); ++i) {
     plain.pairs.push_back(WithoutMagnitude(update.pairs[i]));
-    gains.push_back(Gain(group, update, i));
+    gains.push_back(HasUpdate(update.pairs[i]) ? Gain(group, update, i)
+                                               : at::ones({group.out_features[i]}, x.options()));
   }
-  const LinearGroup unbiased = {.weight = group.weight, .out_features = group.out_features};
-  return LoraLinear(x, unbiased, &plain) * at::cat(gains);
+  return LoraLinear(x, group.WithoutBias(), &plain) * at::cat(gains);
 }
 
 // W (x - d) + gain (W + s B A) d: every layer has its own mask, so each is computed by itself.

@@ -5,7 +5,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <numeric>
 #include <utility>
 
 #include "worker/engine/ops/counter_random.h"
@@ -17,7 +16,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// Where the layers that have an update lie, without their tensors.
+// The frozen layers, and where those that have an update lie, without their tensors.
 struct LoraPlan : torch::CustomClassHolder {
   struct Slice {
     int64_t layer = 0;       // Index in the group.
@@ -31,6 +30,7 @@ struct LoraPlan : torch::CustomClassHolder {
   double dropout = 0;
   uint64_t dropout_seed = 0;
   int64_t rank_sum = 0;
+  LinearGroup group;
 };
 using PlanPtr = c10::intrusive_ptr<LoraPlan>;
 
@@ -39,8 +39,9 @@ PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, variable_li
   plan->scale = update.scale;
   plan->dropout = update.dropout;
   plan->dropout_seed = update.dropout_seed;
+  plan->group = group;
   int64_t out_begin = 0;
-  for (size_t i = 0; i < group.out_features.size(); ++i) {
+  for (size_t i = 0; i < update.pairs.size(); ++i) {
     const LoraPair& pair = update.pairs[i];
     if (pair.a.defined()) {
       plan->slices.push_back({static_cast<int64_t>(i), out_begin, group.out_features[i],
@@ -101,15 +102,15 @@ void AddInputGradient(const LoraPlan& plan, const at::Tensor& grad_down, at::Ten
 struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   // Gradients flow to x and to `tensors` = {A, B, A, B, ...}. They must come as a TensorList:
   // apply() does not look into a vector.
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            at::TensorList tensors, const PlanPtr& plan) {
-    at::Tensor y = at::mm(x, weight.t());
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, at::TensorList tensors,
+                            const PlanPtr& plan) {
+    at::Tensor y = Product(x, plan->group);
     const at::Tensor down = ProjectDown(*plan, x, tensors);
     for (size_t i = 0; i < plan->slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan->slices[i];
       ColumnsOf(slice, y).addmm_(RowsOf(slice, down).t(), tensors[2 * i + 1].t(), 1, plan->scale);
     }
-    variable_list saved = {x, weight, down};
+    variable_list saved = {x, down};
     saved.insert(saved.end(), tensors.begin(), tensors.end());
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["plan"] = c10::IValue::make_capsule(plan);
@@ -121,14 +122,13 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const auto& plan = static_cast<const LoraPlan&>(*capsule);
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
-    const at::Tensor& weight = saved[1];
-    const variable_list tensors(saved.begin() + 3, saved.end());
+    const variable_list tensors(saved.begin() + 2, saved.end());
     const at::Tensor grad_y = grads[0].contiguous();
-    variable_list result(2 + tensors.size() + 1);
+    variable_list result(1 + tensors.size() + 1);
     const at::Tensor grad_down =
-        AdapterGradients(plan, grad_y, x, saved[2], tensors, result.data() + 2);
+        AdapterGradients(plan, grad_y, x, saved[1], tensors, result.data() + 1);
     if (ctx->needs_input_grad(0)) {
-      result[0] = at::mm(grad_y, weight);
+      result[0] = BackProduct(grad_y, plan.group);
       AddInputGradient(plan, grad_down, tensors, result[0]);
     }
     return result;
@@ -160,12 +160,13 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
 
 // Frozen layers still pass the gradient on to x, and form none for the weight.
 struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight) {
-    ctx->save_for_backward({weight});
-    return at::mm(x, weight.t());
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const PlanPtr& plan) {
+    ctx->saved_data["plan"] = c10::IValue::make_capsule(plan);
+    return Product(x, plan->group);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    return {at::mm(grads[0], ctx->get_saved_variables()[0]), at::Tensor()};
+    const auto capsule = ctx->saved_data["plan"].toCapsule();
+    return {BackProduct(grads[0], static_cast<const LoraPlan&>(*capsule).group), at::Tensor()};
   }
 };
 
@@ -201,21 +202,12 @@ at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const Lora
   if (update != nullptr) {
     const PlanPtr plan = MakePlan(group, *update, tensors);
     if (!tensors.empty())
-      return LoraLinearFunction::apply(x, group.weight, at::TensorList(tensors), plan);
+      return LoraLinearFunction::apply(x, at::TensorList(tensors), plan);
   }
-  return FrozenLinearFunction::apply(x, group.weight);
+  return FrozenLinearFunction::apply(x, MakePlan(group, {}, tensors));
 }
 
 }  // namespace
-
-at::Tensor LinearGroup::Rows(size_t i) const {
-  const auto layer = out_features.begin() + static_cast<std::ptrdiff_t>(i);
-  return weight.narrow(0, std::accumulate(out_features.begin(), layer, int64_t{0}), *layer);
-}
-
-LinearGroup LinearGroup::LayerWithoutBias(size_t i) const {
-  return {.weight = Rows(i), .out_features = {out_features[i]}};
-}
 
 at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
   at::Tensor y = WithoutBias(x, group, update);

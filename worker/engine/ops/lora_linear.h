@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "worker/engine/ops/linear_group.h"
+
 // Frozen linear layers that share their input, each with an optional LoRA update:
 //   y_i = W_i x + b_i + scale * B_i (A_i dropout_i(x))
 // Source: peft:src/peft/tuners/lora/layer.py, class Linear. No gradient is formed for W and b.
@@ -12,15 +14,6 @@
 namespace lathe {
 
 // T tokens, I input width, O_i output width of layer i, r rank.
-
-struct LinearGroup {
-  at::Tensor weight;                  // [sum O_i, I], the layers below each other.
-  std::vector<int64_t> out_features;  // O_i.
-  at::Tensor bias = {};               // [sum O_i]. Undefined: none.
-
-  at::Tensor Rows(size_t i) const;  // W_i, [O_i, I].
-  LinearGroup LayerWithoutBias(size_t i) const;
-};
 
 // Update of one layer; undefined tensors: none.
 struct LoraPair {

@@ -83,6 +83,29 @@ TEST_F(WeightsTest, AFolderWithoutWeightsIsNotFound) {
   EXPECT_EQ(CausalLm::Load(folder_.path(), {}).status().code(), absl::StatusCode::kNotFound);
 }
 
+// The dequantised values, in a file of their own, make the same model.
+TEST_F(WeightsTest, AQuantizedModelComputesWithTheDequantizedLinearWeights) {
+  std::vector<at::Tensor> kept;
+  for (TensorView& view : views_) {
+    if (view.name.find("_proj.") == std::string::npos) continue;
+    const at::Tensor weight =
+        at::from_blob(const_cast<char*>(view.bytes.data()), view.shape, at::kFloat);
+    kept.push_back(Dequantize(QuantizeNf4(weight.clone()), at::kFloat));
+    EXPECT_GT((kept.back() - weight).abs().max().item<float>(), 0);
+    view.bytes = {static_cast<const char*>(kept.back().const_data_ptr()), kept.back().nbytes()};
+  }
+  ASSERT_TRUE(Load().ok());
+  const auto dequantized = CausalLm::Load(folder_.path(), {.fp64 = true});
+  const auto quantized = CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = true, .nf4 = true});
+  ASSERT_TRUE(quantized.ok()) << quantized.status();
+  const PackedBatch batch = Document({1, 85, 91, 85, 86, 71, 79});
+  EXPECT_LE(MaxDifference((*quantized)->Logits(batch, ""), (*dequantized)->Logits(batch, "")), 1e-12);
+  ASSERT_TRUE((*quantized)->LoadAdapter("dora", DataFolder() / "tiny-adapter-dora").ok());
+  ASSERT_TRUE((*dequantized)->LoadAdapter("dora", DataFolder() / "tiny-adapter-dora").ok());
+  EXPECT_LE(MaxDifference((*quantized)->Logits(batch, "dora"), (*dequantized)->Logits(batch, "dora")),
+            1e-12);
+}
+
 // A file in canonical order has q_proj, k_proj and v_proj side by side.
 TEST_F(WeightsTest, LayersOfAGroupAreOneViewOfTheMapping) {
   const auto config = LoadModelConfig(folder_.path());

@@ -150,6 +150,51 @@ TEST_P(LoraLinearTest, WithMagnitudesEqualsPlainDoraPlusBias) {
        Random({3, 2}, 9), Random({4}, 10), Random({3}, 11)});
 }
 
+// Wide enough for several pieces; blocks end within rows.
+TEST(Nf4MatrixTest, PiecesAreTheRowsOfTheWhole) {
+  const at::Tensor weight = Random({200, 9000}, 13).to(at::kFloat);
+  const Nf4Matrix matrix = QuantizeNf4(weight);
+  const at::Tensor whole = Dequantize(matrix, at::kDouble);
+  EXPECT_LT((whole - weight).abs().max().item<double>(), 0.16);  // Half of the widest gap.
+  int64_t next = 0;
+  ForEachPiece(matrix, at::kDouble, [&](int64_t first, const at::Tensor& rows) {
+    EXPECT_EQ(first, next);
+    EXPECT_TRUE(at::equal(rows, whole.narrow(0, first, rows.size(0))));
+    next += rows.size(0);
+  });
+  EXPECT_EQ(next, 200);
+}
+
+TEST(Nf4MatrixTest, AWeightTakesLittleMoreThanHalfAByte) {
+  const Nf4Matrix matrix = QuantizeNf4(Random({512, 576}, 14).to(at::kFloat));
+  const auto bytes = matrix.codes.nbytes() + matrix.scale_indices.nbytes() + matrix.nested.nbytes();
+  EXPECT_LE(static_cast<double>(bytes) / (512 * 576), 4.13 / 8);
+}
+
+TEST_P(LoraLinearTest, OverQuantizedLayersIsThatOverTheirValues) {
+  LinearGroup group = {{}, {4, 2, 3}, Random({9}, 12)};
+  std::vector<at::Tensor> values;
+  for (const int64_t rows : group.out_features) {
+    group.quantized.push_back(QuantizeNf4(Random({rows, 6}, 20 + rows).to(at::kFloat)));
+    values.push_back(Dequantize(group.quantized.back(), at::kDouble));
+  }
+  const LinearGroup dense = {at::cat(values), {4, 2, 3}, group.bias};
+  const auto run = [](const LinearGroup& layers, bool dora) {
+    return [&layers, dora](const auto& in) {
+      LoraUpdate update = UpdateOf(in, GetParam());
+      if (dora) update.pairs[0].magnitude = in[5];
+      if (dora) update.pairs[2].magnitude = in[6];
+      const at::Tensor frozen = LoraLinear(in[0], layers, nullptr);
+      return LoraLinear(in[0], layers, &update) + frozen + (in[5].sum() + in[6].sum());
+    };
+  };
+  for (const bool dora : {false, true}) {
+    ExpectSameFunction(run(group, dora), run(dense, dora),
+                       {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
+                        Random({3, 2}, 9), Random({4}, 10), Random({3}, 11)});
+  }
+}
+
 TEST(LoraLinearTest, WithoutUpdateIsTheFrozenLayer) {
   const LinearGroup group = {Random({9, 6}, 4), {9}};
   ExpectSameFunction([&](const auto& in) { return LoraLinear(in[0], group, nullptr); },

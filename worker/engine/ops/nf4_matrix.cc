@@ -1,0 +1,99 @@
+#include "worker/engine/ops/nf4_matrix.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <span>
+
+#include "worker/formats/nf4.h"
+
+namespace lathe {
+namespace {
+
+constexpr int64_t kBlock = kNf4Block;
+// A piece stays in the processor's cache between dequantising and the product.
+constexpr int64_t kPieceValues = int64_t{1} << 20;
+constexpr int64_t kGrainBlocks = 256;
+
+template <typename T>
+std::span<T> Span(const at::Tensor& tensor) {
+  return {static_cast<T*>(tensor.mutable_data_ptr()), static_cast<size_t>(tensor.numel())};
+}
+
+// Calls `work(first value, number of values)` for ranges of whole blocks, in parallel.
+template <typename Work>
+void InBlocks(int64_t num_values, const Work& work) {
+  const auto num_blocks = static_cast<int64_t>(Nf4Blocks(static_cast<size_t>(num_values)));
+  at::parallel_for(0, num_blocks, kGrainBlocks, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kBlock;
+    work(static_cast<size_t>(first), static_cast<size_t>(std::min(num_values, end * kBlock) - first));
+  });
+}
+
+Nf4View ViewOf(const Nf4Matrix& matrix) {
+  return {.codes = Span<const uint8_t>(matrix.codes),
+          .scale_indices = Span<const uint8_t>(matrix.scale_indices),
+          .nested = Span<const float>(matrix.nested),
+          .mean = matrix.mean};
+}
+
+// REQUIRES: first_row * cols is a multiple of the block.
+void FillRows(const Nf4Matrix& matrix, int64_t first_row, const at::Tensor& rows) {
+  const Nf4View view = ViewOf(matrix);
+  const std::span<float> out = Span<float>(rows);
+  const auto begin = static_cast<size_t>(first_row * matrix.cols);
+  InBlocks(rows.numel(), [&](size_t first, size_t count) {
+    DequantizeNf4(view, begin + first, out.subspan(first, count));
+  });
+}
+
+}  // namespace
+
+Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
+  TORCH_CHECK(weight.dim() == 2 && weight.scalar_type() == at::kFloat && weight.is_contiguous(),
+              "NF4 needs a contiguous F32 matrix");
+  const at::NoGradGuard no_grad;
+  const auto num_values = static_cast<size_t>(weight.numel());
+  const auto bytes = [](size_t count) {
+    return at::empty({static_cast<int64_t>(count)}, at::TensorOptions().dtype(at::kByte));
+  };
+  const at::Tensor scales = at::empty({static_cast<int64_t>(Nf4Blocks(num_values))}, at::kFloat);
+  Nf4Matrix matrix = {.codes = bytes(Nf4CodeBytes(num_values)),
+                      .scale_indices = bytes(Nf4Blocks(num_values)),
+                      .nested = at::empty(
+                          {static_cast<int64_t>(Nf4NestedBlocks(Nf4Blocks(num_values)))}, at::kFloat),
+                      .rows = weight.size(0),
+                      .cols = weight.size(1)};
+  const std::span<const float> values(weight.const_data_ptr<float>(), num_values);
+  InBlocks(weight.numel(), [&](size_t first, size_t count) {
+    QuantizeNf4(values.subspan(first, count),
+                Span<uint8_t>(matrix.codes).subspan(first / 2, Nf4CodeBytes(count)),
+                Span<float>(scales).subspan(first / kNf4Block, Nf4Blocks(count)));
+  });
+  matrix.mean = scales.mean().item<float>();
+  QuantizeNf4Scales(Span<const float>(scales), matrix.mean, Span<uint8_t>(matrix.scale_indices),
+                    Span<float>(matrix.nested));
+  return matrix;
+}
+
+at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
+  const at::Tensor rows = at::empty({matrix.rows, matrix.cols}, at::kFloat);
+  FillRows(matrix, 0, rows);
+  return rows.to(dtype);
+}
+
+void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
+                  const std::function<void(int64_t first, const at::Tensor& rows)>& use) {
+  // So many rows that a piece starts with a block, whatever the width.
+  const int64_t step =
+      std::min(std::max(kBlock, kPieceValues / matrix.cols / kBlock * kBlock), matrix.rows);
+  const at::Tensor buffer = at::empty({step, matrix.cols}, at::kFloat);
+  for (int64_t first = 0; first < matrix.rows; first += step) {
+    const at::Tensor rows = buffer.narrow(0, 0, std::min(step, matrix.rows - first));
+    FillRows(matrix, first, rows);
+    use(first, rows.to(dtype));
+  }
+}
+
+}  // namespace lathe
