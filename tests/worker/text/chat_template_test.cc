@@ -209,6 +209,37 @@ TEST(ChatTemplateLimitTest, RecursionIsBounded) {
   EXPECT_THAT(FaultOf(recurses), HasSubstr("recursion"));
 }
 
+TEST(ChatTemplateLimitTest, NestingIsBounded) {
+  const auto repeated = [](absl::string_view text, int count) {
+    std::string out;
+    for (int i = 0; i < count; ++i) absl::StrAppend(&out, text);
+    return out;
+  };
+  const std::string chained = "{% set ns = namespace(x=[]) %}{% for i in range(200) %}"
+                              "{% set ns.x = [ns.x] %}{% endfor %}";
+  EXPECT_THAT(FaultOf(chained), HasSubstr("deeper than the 100 levels allowed"));
+  EXPECT_THAT(FaultOf("{% set a = namespace() %}{% set a.b = a %}"),
+              HasSubstr("puts a namespace into another value"));
+  const auto load_fault = [](const std::string& source) {
+    return std::string(LoadTextModel(TextSpec{.chat_template = source}).status().message());
+  };
+  const std::string brackets = repeated("(", 5000) + "1" + repeated(")", 5000);
+  EXPECT_THAT(load_fault("{{ " + brackets + " }}"), HasSubstr("the 100 allowed"));
+  EXPECT_THAT(load_fault("{{ " + repeated("not ", 5000) + "x }}"), HasSubstr("the 100 allowed"));
+  EXPECT_THAT(load_fault("{{ 1" + repeated("+1", 5000) + " }}"), HasSubstr("the 400 operators"));
+  EXPECT_THAT(load_fault("{{ x" + repeated(".y", 5000) + " }}"), HasSubstr("the 400 operators"));
+  EXPECT_THAT(load_fault(repeated("{% if 1 %}", 5000)), HasSubstr("the 60 allowed"));
+}
+
+// What a template makes on the way counts too, not only what it writes.
+TEST(ChatTemplateLimitTest, StringsOnTheWayAreBounded) {
+  EXPECT_THAT(FaultOf("{% set x = 'x' * 99999999 %}"), HasSubstr("16777216 bytes allowed"));
+  EXPECT_THAT(FaultOf("{% set x = 'xy' * 8000000 %}{% for i in range(99) %}{% set y = x + 'z' %}"
+                      "{% endfor %}"),
+              HasSubstr("bytes allowed"));
+  EXPECT_THAT(FaultOf("{{ range(999999) }}"), HasSubstr("allowed are 100000"));
+}
+
 TEST(ChatTemplateFaultTest, TheTemplatesOwnWordsArrive) {
   EXPECT_THAT(FaultOf("{{ raise_exception('Only two roles,\nplease') }}"),
               HasSubstr("refuses the conversation: Only two roles, please"));
