@@ -26,7 +26,7 @@ Nf4Matrix QuantizeNf4(const at::Tensor& weight);
 at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype);
 
 // Calls `use` with rows [first, first + rows.size(0)) one piece after the other, from the first row
-// to the last. A piece is valid during its call only.
+// to the last. A piece is valid during its call only. REQUIRES: `use` does not call this again.
 void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
                   const std::function<void(int64_t first, const at::Tensor& rows)>& use);
 
