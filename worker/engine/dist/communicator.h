@@ -14,6 +14,14 @@ class Tensor;
 
 namespace lathe {
 
+// A collective that was started. Thread-compatible.
+class PendingCollective {
+ public:
+  virtual ~PendingCollective() = default;
+  // Until it is done. Called once. Unavailable: as Communicator.
+  virtual absl::Status Wait() = 0;
+};
+
 // The group of ranks of one job attempt: the seam to the network for tensors. Every rank makes the
 // same calls in the same order. Thread-compatible.
 //
@@ -27,6 +35,9 @@ class Communicator {
 
   // In place. Every rank ends with the same bits. REQUIRES: contiguous, of one shape and type.
   virtual absl::Status AllReduceSum(at::Tensor& tensor) = 0;
+  // The same beside the caller, who leaves `tensor` alone until Wait(). Several may be on their way;
+  // every rank starts them in the same order. This one does it at once.
+  virtual std::unique_ptr<PendingCollective> StartAllReduceSum(at::Tensor& tensor);
   // In place, from rank `root`. REQUIRES: as AllReduceSum.
   virtual absl::Status Broadcast(at::Tensor& tensor, int root) = 0;
   // `part` [n] becomes the sum over all ranks of piece rank() of `whole` [size() * n]; `whole`

@@ -25,6 +25,27 @@ absl::Status PeerLost(absl::string_view what, const std::exception& error) {
   return absl::UnavailableError(absl::StrCat(what, ": ", text.substr(0, text.find('\n'))));
 }
 
+// What throws in wait() is the network; what throws before it is a bug of the caller.
+absl::Status Wait(absl::string_view what, c10d::Work& work) {
+  try {
+    work.wait();
+  } catch (const std::exception& error) {
+    return PeerLost(what, error);
+  }
+  return absl::OkStatus();
+}
+
+class PendingGloo final : public PendingCollective {
+ public:
+  PendingGloo(absl::string_view what, c10::intrusive_ptr<c10d::Work> work)
+      : what_(what), work_(std::move(work)) {}
+  absl::Status Wait() override { return lathe::Wait(what_, *work_); }
+
+ private:
+  const absl::string_view what_;  // A literal.
+  const c10::intrusive_ptr<c10d::Work> work_;
+};
+
 // What a group that splits off needs to know of the group it comes from.
 struct Origin {
   std::string own_host;
@@ -42,8 +63,12 @@ class GlooCommunicator final : public Communicator {
   int size() const override { return group_->getSize(); }
 
   absl::Status AllReduceSum(at::Tensor& tensor) override {
+    return StartAllReduceSum(tensor)->Wait();
+  }
+
+  std::unique_ptr<PendingCollective> StartAllReduceSum(at::Tensor& tensor) override {
     std::vector<at::Tensor> tensors = {tensor};
-    return Wait("all-reduce", *group_->allreduce(tensors));
+    return std::make_unique<PendingGloo>("all-reduce", group_->allreduce(tensors));
   }
 
   absl::Status Broadcast(at::Tensor& tensor, int root) override {
@@ -70,16 +95,6 @@ class GlooCommunicator final : public Communicator {
   absl::StatusOr<std::unique_ptr<Communicator>> Split(int color) override;
 
  private:
-  // What throws in wait() is the network; what throws before it is a bug of the caller.
-  static absl::Status Wait(absl::string_view what, c10d::Work& work) {
-    try {
-      work.wait();
-    } catch (const std::exception& error) {
-      return PeerLost(what, error);
-    }
-    return absl::OkStatus();
-  }
-
   absl::StatusOr<std::vector<at::Tensor>> GatherEqual(const at::Tensor& own) {
     std::vector<at::Tensor> inputs = {own};
     std::vector<std::vector<at::Tensor>> outputs(1);

@@ -50,7 +50,7 @@ absl::StatusOr<NcclPlugin*> OpenNcclPlugin(const std::filesystem::path& library)
 std::filesystem::path DefaultNcclPluginPath();
 
 // Raised with every change of this header or of Communicator: what is shared are vtables.
-inline constexpr int kNcclPluginVersion = 1;
+inline constexpr int kNcclPluginVersion = 2;
 // int() and NcclPlugin*(), extern "C".
 inline constexpr char kNcclPluginVersionSymbol[] = "LatheNcclPluginVersion";
 inline constexpr char kNcclPluginSymbol[] = "LatheNcclPlugin";

@@ -68,6 +68,7 @@ Trainer::Trainer(TrainerParts parts, const JobSpec& spec)
       order_(OrderOf(spec, parts_.rows)),
       schedule_(ScheduleOf(spec, order_.num_steps())),
       parameters_(parts_.model.AdapterTensors(parts_.adapter)),
+      buckets_(parameters_, parts_.group),
       optimizer_(parameters_.values(), AdamWOf(spec)) {}
 
 absl::StatusOr<StepStats> Trainer::Step(bool stop) {
@@ -115,6 +116,8 @@ at::Tensor Trainer::ForwardBackward(const StepPlan& plan, bool stop, Timing& tim
         parts_.model.LossSum(batch, parts_.adapter, /*training=*/true, dropout_seed);
     losses[static_cast<int64_t>(i)] = loss_sum.item<double>();
     lap.AddTo(timing.forward);
+    // The last one of this rank. Without labels it never comes here: then Finish() starts the sums.
+    if (i + static_cast<size_t>(parts_.group.size()) >= num_micro_batches) buckets_.Arm();
     loss_sum.backward();
     lap.AddTo(timing.backward);
   }
@@ -125,8 +128,8 @@ at::Tensor Trainer::ForwardBackward(const StepPlan& plan, bool stop, Timing& tim
 
 absl::Status Trainer::Reduce(at::Tensor& losses) {
   parts_.observer.OnPhase("reduce");
-  LATHE_RETURN_IF_ERROR(parts_.group.AllReduceSum(losses));
-  return parts_.group.AllReduceSum(parameters_.gradients());
+  LATHE_RETURN_IF_ERROR(buckets_.Finish());
+  return parts_.group.AllReduceSum(losses);
 }
 
 absl::Status Trainer::CheckTrainable(const StepPlan& plan) const {

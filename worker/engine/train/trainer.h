@@ -11,6 +11,7 @@
 #include "worker/engine/dist/communicator.h"
 #include "worker/engine/model/causal_lm.h"
 #include "worker/engine/train/flat_parameters.h"
+#include "worker/engine/train/gradient_buckets.h"
 #include "worker/engine/train/optimizer.h"
 #include "worker/engine/train/plan/order.h"
 #include "worker/engine/train/plan/schedule.h"
@@ -53,12 +54,13 @@ class Trainer {
   // Of the last step: reduced over all ranks, divided by the trained tokens and clipped. [P]
   const at::Tensor& gradients() { return parameters_.gradients(); }
   const FlatParameters& parameters() const { return parameters_; }
+  const GradientBuckets& buckets() const { return buckets_; }
 
  private:
   struct Timing;
 
   // Loss sum per micro-batch [M + 1] (0 for those of other ranks; last: the request to stop);
-  // gradients are added to the flat buffer.
+  // gradients are added to the flat buffer, and the last backward pass starts to reduce them.
   at::Tensor ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
   absl::Status Reduce(at::Tensor& losses);
   absl::Status CheckTrainable(const StepPlan& plan) const;
@@ -71,6 +73,7 @@ class Trainer {
   RowOrder order_;
   const ScheduleOptions schedule_;
   FlatParameters parameters_;
+  GradientBuckets buckets_;
   AdamW optimizer_;
   int64_t num_done_ = 0;
   bool stopped_ = false;

@@ -73,6 +73,24 @@ void ExpectCollectivesWork(Communicator& group) {
   EXPECT_TRUE(group.Barrier().ok());
 }
 
+void ExpectSeveralSumsOnTheirWay(Communicator& group) {
+  std::vector<at::Tensor> tensors;
+  std::vector<std::unique_ptr<PendingCollective>> pending;
+  for (int i = 0; i < 4; ++i) {
+    tensors.push_back(at::full({1000}, i + group.rank(), at::kFloat));
+    pending.push_back(group.StartAllReduceSum(tensors.back()));
+  }
+  for (size_t i = 0; i < pending.size(); ++i) {
+    ASSERT_TRUE(pending[i]->Wait().ok());
+    EXPECT_EQ(tensors[i][999].item<double>(), 3.0 * static_cast<double>(i) + 3);
+  }
+}
+
+TEST(GlooCommunicatorTest, SeveralSumsMayBeOnTheirWay) { RunGloo(3, ExpectSeveralSumsOnTheirWay); }
+TEST(LocalGroupTest, SeveralSumsMayBeOnTheirWay) {
+  testing::LocalGroup(3).Run(ExpectSeveralSumsOnTheirWay);
+}
+
 // Rank r has r, r + 1, ... in `whole`.
 void ExpectPiecesAreSummedAndGathered(Communicator& group) {
   const int size = group.size();

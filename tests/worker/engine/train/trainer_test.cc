@@ -199,6 +199,15 @@ TEST(TrainerTest, ReportsTheStep) {
   EXPECT_EQ(rank.observer.phases["reduce"], 1);
 }
 
+TEST(TrainerTest, GradientsAreOnTheirWayBeforeTheLastBackwardPassEnds) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows =
+      testing::MakeShard({RandomRow(60, 30, 1), RandomRow(50, 20, 2), RandomRow(40, 10, 3)});
+  RankState rank(*solo, rows, Spec());
+  ASSERT_TRUE(rank.trainer->Step().ok());
+  EXPECT_EQ(rank.trainer->buckets().num_started_early(), rank.trainer->buckets().num_buckets());
+}
+
 // Replaces one value by NaN.
 void Poison(RankState& rank) {
   at::Tensor tensor = rank.model->AdapterTensors("a")[0].tensor.detach();
