@@ -27,7 +27,7 @@ struct RenderedToken {
   // What the model has to write in a trained assistant message: all from the end of the prompt that
   // the template gives it (Render with `generation_prompt`) to the token that ends the turn. Besides
   // the content these are the template's words around and between its parts, such as <think> and
-  // <tool_call>. docs/decisions/0008-typed-strings.md.
+  // <tool_call>. docs/decisions/0009-typed-strings.md.
   bool trained = false;
 };
 
