@@ -108,7 +108,7 @@ class MainLineTest(unittest.TestCase):
         self.assertGreater(len(files), 1)
         self.assertEqual(files, {name for name in os.listdir(to) if name.endswith(".safetensors")})
         self.assertTrue(os.path.exists(os.path.join(to, "tokenizer.json")))
-        _, error = self.service.run("models", "export", "tiny", "--merged", "--to", os.path.join(parent, "x"), code=1)
+        _, error = self.service.run("models", "export", "tiny", "--merged", "--to", os.path.join(parent, "x"), code=2)
         self.assertIn("--merged is for adapters", error)
 
     def test_a_full_disk_at_export_leaves_nothing(self):
