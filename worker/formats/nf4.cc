@@ -29,8 +29,8 @@ float LargestMagnitude(std::span<const float> values) {
   return largest;
 }
 
-// Values of a block in [-1, 1]. A full block is multiplied with the inverse of its scale and a last,
-// shorter one divided by it, as the source does: the quotients can differ in their last bit.
+// Values of a block in [-1, 1]. A full block is multiplied with the inverse of its scale and a
+// last, shorter one divided by it, as the source does: the quotients can differ in their last bit.
 class Scaler {
  public:
   Scaler(float scale, bool full)
@@ -45,8 +45,8 @@ class Scaler {
   bool full_;
 };
 
-// Points from 0.1 to 1, equally apart, as torch.linspace rounds them: the first half from the start,
-// the second from the end, product and sum rounded together.
+// Points from 0.1 to 1, equally apart, as torch.linspace rounds them: the first half from the
+// start, the second from the end, product and sum rounded together.
 std::array<float, 65> EqualPoints(int count) {
   std::array<float, 65> points{};
   const float step = (1.0F - 0.1F) / static_cast<float>(count - 1);

@@ -129,7 +129,8 @@ TEST_F(MergeTest, ShardsAreListedInTheIndexAndHoldTheSameBytes) {
 
 TEST(PlanShardsTest, ATensorLargerThanTheLimitIsAlone) {
   const std::vector<TensorSpec> tensors = {
-      {"a", Dtype::kF32, {2}}, {"b", Dtype::kF32, {100}}, {"c", Dtype::kF32, {1}}, {"d", Dtype::kF32, {1}}};
+      {"a", Dtype::kF32, {2}}, {"b", Dtype::kF32, {100}}, {"c", Dtype::kF32, {1}},
+      {"d", Dtype::kF32, {1}}};
   const auto shards = PlanShards(tensors, 8);
   ASSERT_EQ(shards.size(), 3U);
   EXPECT_EQ(shards[1].tensors.size(), 1U);

@@ -149,7 +149,8 @@ void StartMagnitudes(Adapter& adapter, const FrozenLayers& base) {
       for (size_t i = 0; i < update.pairs.size(); ++i) {
         const LoraPair& pair = update.pairs[i];
         if (!pair.magnitude.defined()) continue;
-        pair.magnitude.detach().copy_(RowNorms(group.Rows(i, pair.a.scalar_type()), pair, update.scale));
+        const at::Tensor weight = group.Rows(i, pair.a.scalar_type());
+        pair.magnitude.detach().copy_(RowNorms(weight, pair, update.scale));
       }
     }
   }
