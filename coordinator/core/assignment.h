@@ -53,6 +53,7 @@ struct Ended {
   FileTree outputs = {};
   std::string adapter_sha256 = {};  // Of a rank.
   int64_t trained_parameters = 0;   // Of a rank.
+  std::optional<Parity> parity = {};  // Of rank 0.
   std::string payload = {};         // The whole report, opaque here.
 };
 

@@ -314,6 +314,11 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
     Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without an adapter"}, now, out);
     return;
   }
+  if (!outcomes[0].parity.has_value()) {
+    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without verifying its adapter"},
+         now, out);
+    return;
+  }
   run.job.result_model = run.job.spec.name;
   run.job.trained_parameters = outcomes[0].trained_parameters;
   const Model model{.name = run.job.spec.name,
@@ -325,7 +330,8 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
                     .base_model = run.job.spec.model,
                     .job_id = run.job.id.value(),
                     .create_time = now,
-                    .template_sha256 = run.job.base.template_sha256};
+                    .template_sha256 = run.job.base.template_sha256,
+                    .parity = outcomes[0].parity};
   Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
   out.changes.back().model = model;
 }

@@ -89,6 +89,14 @@ struct Dataset {
   absl::Time create_time = absl::UnixEpoch();
 };
 
+// How far the exported files are from the model that was trained: v1.Parity.
+struct Parity {
+  double max_logit_difference = 0;
+  double kl = 0;
+  double greedy_agreement = 0;
+  int64_t positions = 0;
+};
+
 enum class ModelKind { kBase = 1, kAdapter = 2 };
 
 struct Model {
@@ -102,6 +110,7 @@ struct Model {
   std::string job_id = {};      // Of an adapter.
   absl::Time create_time = absl::UnixEpoch();
   std::string template_sha256 = {};
+  std::optional<Parity> parity = {};  // Of an adapter.
 };
 
 // One training step as it was reported; the payload is opaque here.

@@ -159,6 +159,15 @@ v1::Dataset ToProto(const Dataset& dataset) {
   return proto;
 }
 
+v1::Parity ToProto(const Parity& parity) {
+  v1::Parity proto;
+  proto.set_max_logit_difference(parity.max_logit_difference);
+  proto.set_kl(parity.kl);
+  proto.set_greedy_agreement(parity.greedy_agreement);
+  proto.set_positions(parity.positions);
+  return proto;
+}
+
 v1::Model ToProto(const Model& model) {
   v1::Model proto;
   proto.set_name(model.name);
@@ -171,7 +180,15 @@ v1::Model ToProto(const Model& model) {
   proto.set_job_id(model.job_id);
   *proto.mutable_create_time() = ToProto(model.create_time);
   proto.set_template_sha256(model.template_sha256);
+  if (model.parity.has_value()) *proto.mutable_parity() = ToProto(*model.parity);
   return proto;
+}
+
+Parity FromProto(const v1::Parity& proto) {
+  return {.max_logit_difference = proto.max_logit_difference(),
+          .kl = proto.kl(),
+          .greedy_agreement = proto.greedy_agreement(),
+          .positions = proto.positions()};
 }
 
 absl::StatusOr<Ended> FromProto(const internal::v1::Ended& proto) {
@@ -185,6 +202,7 @@ absl::StatusOr<Ended> FromProto(const internal::v1::Ended& proto) {
   LATHE_ASSIGN_OR_RETURN(ended.outputs, FromProto(proto.outputs()));
   ended.adapter_sha256 = proto.done().adapter_sha256();
   ended.trained_parameters = proto.done().trained_parameters();
+  if (proto.done().has_parity()) ended.parity = FromProto(proto.done().parity());
   ended.payload = proto.done().SerializeAsString();
   return ended;
 }

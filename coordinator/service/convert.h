@@ -48,6 +48,8 @@ v1::JobEvent ToProto(const JobEvent& event);
 // `last_step`: null if there is none.
 v1::Job ToProto(const Job& job, const StepRecord* last_step);
 v1::Dataset ToProto(const Dataset& dataset);
+v1::Parity ToProto(const Parity& parity);
+Parity FromProto(const v1::Parity& proto);
 v1::Model ToProto(const Model& model);
 absl::StatusOr<Ended> FromProto(const internal::v1::Ended& ended);
 WorkerInfo FromProto(const internal::v1::Register& hello);

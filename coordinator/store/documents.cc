@@ -75,6 +75,22 @@ BaseModel BaseFrom(const Json& json) {
   return base;
 }
 
+Json ToJson(const Parity& parity) {
+  return {{"max_logit_difference", parity.max_logit_difference},
+          {"kl", parity.kl},
+          {"greedy_agreement", parity.greedy_agreement},
+          {"positions", parity.positions}};
+}
+
+Parity ParityFrom(const Json& json) {
+  Parity parity;
+  Read(json, "max_logit_difference", parity.max_logit_difference);
+  Read(json, "kl", parity.kl);
+  Read(json, "greedy_agreement", parity.greedy_agreement);
+  Read(json, "positions", parity.positions);
+  return parity;
+}
+
 // Microseconds since the epoch.
 Json ToJson(absl::Time time) { return absl::ToUnixMicros(time); }
 
@@ -238,16 +254,17 @@ absl::StatusOr<Dataset> DatasetFromJson(const std::string& text) {
 }
 
 std::string ModelToJson(const Model& model) {
-  const Json json = {{"name", model.name},
-                     {"project", model.project},
-                     {"kind", static_cast<int>(model.kind)},
-                     {"architecture", model.architecture},
-                     {"parameters", model.parameters},
-                     {"files", ToJson(model.files)},
-                     {"base_model", model.base_model},
-                     {"job_id", model.job_id},
-                     {"create_time", ToJson(model.create_time)},
-                     {"template_sha256", model.template_sha256}};
+  Json json = {{"name", model.name},
+               {"project", model.project},
+               {"kind", static_cast<int>(model.kind)},
+               {"architecture", model.architecture},
+               {"parameters", model.parameters},
+               {"files", ToJson(model.files)},
+               {"base_model", model.base_model},
+               {"job_id", model.job_id},
+               {"create_time", ToJson(model.create_time)},
+               {"template_sha256", model.template_sha256}};
+  if (model.parity.has_value()) json["parity"] = ToJson(*model.parity);
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -266,6 +283,7 @@ absl::StatusOr<Model> ModelFromJson(const std::string& text) {
   Read(json, "job_id", model.job_id);
   model.create_time = TimeFrom(json.value("create_time", Json()));
   Read(json, "template_sha256", model.template_sha256);
+  if (json.contains("parity")) model.parity = ParityFrom(json["parity"]);
   return model;
 }
 

@@ -38,6 +38,9 @@ class MainLineTest(unittest.TestCase):
         self.assertEqual(job["trained_parameters"], "4096")
         model = self.service.json("models", "get", "first")
         self.assertEqual((model["architecture"], model["parameters"]), ("llama", "4096"))
+        self.assertEqual(model["parity"].get("max_logit_difference", 0), 0)
+        self.assertEqual(model["parity"]["greedy_agreement"], 1)
+        self.assertGreater(int(model["parity"]["positions"]), 0)
 
     def test_watching_an_ended_job_gives_every_event_and_step_once(self):
         items = self.service.events(self.first["id"])

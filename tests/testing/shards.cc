@@ -5,6 +5,7 @@
 #include <fstream>
 
 #include "common/base/file.h"
+#include "common/base/sha256.h"
 #include "worker/engine/train/plan/order.h"
 #include "worker/engine/train/plan/random.h"
 
@@ -38,7 +39,9 @@ OwnedRow RandomRow(size_t length, size_t num_trained, uint64_t seed, int32_t voc
 }
 
 void WriteShard(const std::vector<OwnedRow>& rows, const std::filesystem::path& path) {
-  ShardWriter writer(std::string(64, 'a'));
+  const auto template_sha256 = Sha256OfFile("tests/data/tiny-llama/chat_template.jinja");
+  EXPECT_TRUE(template_sha256.ok()) << template_sha256.status();
+  ShardWriter writer(*template_sha256);
   for (size_t i = 0; i < rows.size(); ++i) {
     const absl::Status added = writer.Add(
         {.ids = rows[i].ids, .trained = rows[i].trained, .row = static_cast<int64_t>(i)});

@@ -42,11 +42,12 @@ class SignalWatch {
 };
 
 // After fork: async-signal-safe calls only.
-[[noreturn]] void BecomeChild(pid_t parent, int inherited_fd, char* const* argv) {
+[[noreturn]] void BecomeChild(const char* program, pid_t parent, int inherited_fd,
+                              char* const* argv) {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   if (getppid() != parent) _exit(127);  // It died before the line above.
   if (inherited_fd >= 0) fcntl(inherited_fd, F_SETFD, 0);
-  execv("/proc/self/exe", argv);
+  execv(program, argv);
   _exit(127);
 }
 
@@ -67,7 +68,7 @@ absl::Status ChildProcesses::Start(const std::vector<std::string>& arguments, in
   argv.push_back(nullptr);
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid == 0) BecomeChild(parent, inherited_fd, argv.data());
+  if (pid == 0) BecomeChild(program_.c_str(), parent, inherited_fd, argv.data());
   if (pid < 0) return ErrnoToStatus(errno, "lathe-trainer: fork");
   Child& child = children_.emplace_back();
   child.pid = pid;

@@ -3,6 +3,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -12,16 +13,17 @@
 
 namespace lathe {
 
-// The ranks of one attempt as child processes of this one: they die with it. One owner thread,
+// Child processes of this one, such as the ranks of one attempt: they die with it. One owner thread,
 // which must be the main thread: the kernel ties the children to the thread that started them.
 class ChildProcesses {
  public:
-  ChildProcesses() = default;
+  // `program`: what Start runs; the default is this program.
+  explicit ChildProcesses(std::string program = "/proc/self/exe") : program_(std::move(program)) {}
   ~ChildProcesses();  // Kills and reaps what still runs.
   ChildProcesses(const ChildProcesses&) = delete;
   ChildProcesses& operator=(const ChildProcesses&) = delete;
 
-  // Runs this program again with `arguments`. `inherited_fd` keeps its number in the child; -1:
+  // Runs the program with `arguments`. `inherited_fd` keeps its number in the child; -1:
   // none.
   absl::Status Start(const std::vector<std::string>& arguments, int inherited_fd);
 
@@ -43,6 +45,7 @@ class ChildProcesses {
   bool AnyRuns() const;
   bool AnyFailed() const;
 
+  const std::string program_;
   std::vector<Child> children_;
 };
 

@@ -14,6 +14,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
+#include "worker/engine/generate/greedy.h"
 #include "worker/engine/model/causal_lm.h"
 #include "worker/formats/safetensors.h"
 #include "worker/trainer/torch_guard.h"
@@ -83,27 +84,6 @@ absl::StatusOr<std::vector<int64_t>> EndIds(const std::filesystem::path& model_d
   return ids;
 }
 
-struct GreedyOptions {
-  int64_t max_new_tokens = 0;
-  std::vector<int64_t> end_ids;
-};
-
-// The most likely token again and again.
-std::vector<int32_t> Greedy(CausalLm& model, const std::vector<int32_t>& prompt,
-                            const GreedyOptions& options, const std::string& adapter) {
-  const std::vector<int64_t>& ends = options.end_ids;
-  const std::unique_ptr<KvCache> cache = model.NewCache();
-  std::vector<int32_t> ids;
-  at::Tensor logits_V = model.Extend(*cache, prompt, adapter);
-  while (true) {
-    const auto id = static_cast<int32_t>(logits_V.argmax().item<int64_t>());
-    ids.push_back(id);
-    const bool ended = std::find(ends.begin(), ends.end(), id) != ends.end();
-    if (ended || static_cast<int64_t>(ids.size()) == options.max_new_tokens) return ids;
-    logits_V = model.Extend(*cache, {id}, adapter);
-  }
-}
-
 absl::Status WriteLogits(CausalLm& model, const Prompts& prompts,
                          const std::filesystem::path& path) {
   std::vector<at::Tensor> kept;
@@ -129,8 +109,8 @@ absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOp
                          const std::filesystem::path& path) {
   nlohmann::json json = {{"adapter", nlohmann::json::array()}, {"base", nlohmann::json::array()}};
   for (const std::vector<int32_t>& prompt : prompts.prompts) {
-    json["adapter"].push_back(Greedy(model, prompt, options, kAdapter));
-    json["base"].push_back(Greedy(model, prompt, options, ""));
+    json["adapter"].push_back(GreedyIds(model, prompt, options, kAdapter));
+    json["base"].push_back(GreedyIds(model, prompt, options, ""));
   }
   return WriteFileAtomically(path, json.dump() + "\n");
 }

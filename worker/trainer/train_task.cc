@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/data/shard.h"
+#include "worker/engine/eval/canary.h"
 #include "worker/engine/eval/held_out.h"
 #include "worker/engine/model/causal_lm_tensors.h"
 #include "worker/engine/train/trainer.h"
@@ -97,6 +99,34 @@ absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
   return absl::OkStatus();
 }
 
+// Before anybody may use the export: a fresh process must answer with it as this one does.
+absl::StatusOr<Parity> CheckParity(CausalLm& model, const TrainTask& task) {
+  const AnswerRequest request{.model_dir = task.model_dir,
+                              .shard_dir = task.shard_dir,
+                              .adapter_dir = task.output_dir,
+                              .threads = task.threads};
+  LATHE_ASSIGN_OR_RETURN(const std::vector<CanaryRow> canary, LoadCanary(task.shard_dir));
+  const CanaryAnswers trained = AnswerCanary(model, canary, kAdapter);
+  LATHE_ASSIGN_OR_RETURN(const CanaryAnswers exported, task.answer_afresh(request));
+  LATHE_ASSIGN_OR_RETURN(const Parity parity, CompareAnswers(trained, exported));
+  LATHE_RETURN_IF_ERROR(JudgeParity(parity));
+  LogInfo(absl::StrFormat(
+      "the export equals the trained model: largest logit difference %.3g, KL %.3g, %.0f %% of "
+      "greedy tokens, at %d positions",
+      parity.max_logit_difference, parity.kl, 100 * parity.greedy_agreement, parity.positions));
+  return parity;
+}
+
+// On rank 0. A bad export leaves nothing behind.
+absl::StatusOr<Parity> Verify(CausalLm& model, const TrainTask& task) {
+  absl::StatusOr<Parity> parity = CheckParity(model, task);
+  if (parity.ok()) return parity;
+  std::error_code error;
+  std::filesystem::remove_all(task.output_dir, error);
+  if (error) LogWarning(absl::StrCat(task.output_dir.string(), ": remove: ", error.message()));
+  return parity;
+}
+
 absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group) {
   LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> all, group.AllGather(sha256));
   for (size_t rank = 0; rank < all.size(); ++rank) {
@@ -135,7 +165,11 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
                          ExportAdapter(*session.model, kAdapter, options));
   LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
   LogInfo(absl::StrCat("adapter sha256 ", sha256));
-  return TrainResult{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
+  TrainResult result{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
+  if (group->rank() != 0) return result;
+  observer.OnPhase("verify");
+  LATHE_ASSIGN_OR_RETURN(result.parity, Verify(*session.model, task));
+  return result;
 }
 
 }  // namespace lathe

@@ -10,7 +10,9 @@
 #include "absl/status/statusor.h"
 #include "common/spec/job_spec.h"
 #include "worker/engine/dist/communicator.h"
+#include "worker/engine/eval/parity.h"
 #include "worker/engine/train/train_observer.h"
+#include "worker/trainer/answer_command.h"
 
 namespace lathe {
 
@@ -22,17 +24,22 @@ struct TrainTask {
   int threads = 1;
   // Forms the group of ranks; called once, after the model is loaded.
   std::function<absl::StatusOr<std::unique_ptr<Communicator>>()> join;
+  // Rank 0: answers the canary with what was exported, in another process.
+  std::function<absl::StatusOr<CanaryAnswers>(const AnswerRequest&)> answer_afresh =
+      [](const AnswerRequest& request) { return AnswerAfresh(request); };
 };
 
 struct TrainResult {
   std::string adapter_sha256;  // Of adapter_model.safetensors, equal on all ranks.
   int64_t trained_parameters = 0;
+  Parity parity = {};  // Of rank 0; no positions on the others.
 };
 
 // A whole training as one rank: load, join, held-out loss, all steps, held-out loss, export and its
 // verification. `stop` ends it on all ranks after the step that runs: Cancelled. Other errors:
 // InvalidArgument (model or data), FailedPrecondition (loss not finite), Unavailable (a peer is
-// gone), DataLoss (ranks ended with different bits). Throws what libtorch throws.
+// gone), DataLoss (ranks ended with different bits, or the export is not the trained model: then
+// output_dir is gone). Throws what libtorch throws.
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,
                                          const std::stop_token& stop);
 

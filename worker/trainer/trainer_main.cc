@@ -7,6 +7,7 @@
 
 #include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
+#include "worker/trainer/answer_command.h"
 #include "worker/trainer/devices_command.h"
 #include "worker/trainer/probe_command.h"
 #include "worker/trainer/rank_command.h"
@@ -73,6 +74,18 @@ void AddDevices(CLI::App& app, Action& action) {
   devices->callback([&action] { action = [] { return RunDevicesCommand(); }; });
 }
 
+// Started by rank 0; hidden from the help.
+void AddAnswer(CLI::App& app, AnswerCommand& options, Action& action) {
+  CLI::App* answer = app.add_subcommand("answer", "")->group("");
+  answer->add_option("--model", options.request.model_dir)->required();
+  answer->add_option("--shards", options.request.shard_dir)->required();
+  answer->add_option("--adapter", options.request.adapter_dir)->required();
+  answer->add_option("--threads", options.request.threads)->required();
+  answer->add_option("--out", options.output)->required();
+  answer->callback(
+      [&options, &action] { action = [&options] { return RunAnswerCommand(options); }; });
+}
+
 void AddWorker(CLI::App& app, Action& action) {
   CLI::App* worker = app.add_subcommand("worker", "started by lathe-worker, on descriptor 3");
   worker->callback([&action] { action = [] { return RunWorkerCommand(); }; });
@@ -90,11 +103,13 @@ int Main(int argc, char** argv) {
   RunCommand run;
   ProbeCommand probe;
   RankCommand rank;
+  AnswerCommand answer;
   int ranks = 1;
   AddRun(app, run, ranks, action);
   AddProbe(app, probe, action);
   AddRank(app, rank, action);
   AddDevices(app, action);
+  AddAnswer(app, answer, action);
   AddWorker(app, action);
   try {
     app.parse(argc, argv);

@@ -56,6 +56,15 @@ absl::StatusOr<std::unique_ptr<Communicator>> Join(const pb::Task& task, ParentI
   return JoinGlooGroup(std::move(options));
 }
 
+v1::Parity ToProto(const Parity& parity) {
+  v1::Parity proto;
+  proto.set_max_logit_difference(parity.max_logit_difference);
+  proto.set_kl(parity.kl);
+  proto.set_greedy_agreement(parity.greedy_agreement);
+  proto.set_positions(parity.positions);
+  return proto;
+}
+
 absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
   LATHE_ASSIGN_OR_RETURN(JobSpec spec, FromProto(task.train().spec()));
   LATHE_RETURN_IF_ERROR(Validate(spec));
@@ -73,6 +82,7 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
   pb::Done done;
   done.set_adapter_sha256(result.adapter_sha256);
   done.set_trained_parameters(result.trained_parameters);
+  if (result.parity.positions > 0) *done.mutable_parity() = ToProto(result.parity);
   return done;
 }
 

@@ -122,7 +122,8 @@ class CoreDriver {
     return {.ok = true,
             .outputs = {{"adapter_model.safetensors", {"bb", 2}}},
             .adapter_sha256 = sha256,
-            .trained_parameters = 12};
+            .trained_parameters = 12,
+            .parity = Parity{.greedy_agreement = 1, .positions = 16}};
   }
 
   static Ended Failure(EndCause cause, const std::string& message = "why") {

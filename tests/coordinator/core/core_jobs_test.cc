@@ -25,8 +25,23 @@ TEST(CoreJobsTest, AJobRunsPrepareThenTrainAndMakesAModel) {
   ASSERT_EQ(driver.models.size(), 1U);
   EXPECT_EQ(driver.models[0].name, "model-job-1");
   EXPECT_EQ(driver.models[0].parameters, 12);
+  ASSERT_TRUE(driver.models[0].parity.has_value());
+  EXPECT_EQ(driver.models[0].parity->positions, 16);
   EXPECT_EQ(driver.jobs["job-1"].trained_parameters, 12);
   EXPECT_EQ(driver.core.fleet().Find(WorkerId("wrk-a"))->FreeSlots(), 1);
+}
+
+TEST(CoreJobsTest, AnAdapterThatNobodyVerifiedFailsTheJob) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.FinishPrepare("job-1");
+  Ended unverified = CoreDriver::Adapter();
+  unverified.parity.reset();
+  driver.End(driver.Running("job-1").at(0), unverified);
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kFailed);
+  EXPECT_THAT(driver.jobs["job-1"].error, HasSubstr("without verifying"));
+  EXPECT_TRUE(driver.models.empty());
 }
 
 TEST(CoreJobsTest, PrepareIsNeverDoneTwiceForTheSameKey) {

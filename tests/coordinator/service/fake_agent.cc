@@ -331,6 +331,7 @@ void FakeAgent::Do(const pb::Assignment& assignment) {
   }
   done.set_adapter_sha256(Sha256Hex("adapter"));
   done.set_trained_parameters(12);
+  done.mutable_parity()->set_positions(16);
   const bool first = assignment.task().train().rank() == 0;
   for (int step = 1; first && step <= 3; ++step) Step(assignment, step);
   Finish(assignment, done,

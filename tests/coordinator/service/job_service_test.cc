@@ -101,6 +101,7 @@ TEST_F(JobServiceTest, ATwoRankJobRunsToItsModel) {
   EXPECT_EQ(model.base_model(), "base");
   EXPECT_EQ(model.architecture(), "llama");
   EXPECT_EQ(model.parameters(), 12);
+  EXPECT_EQ(model.parity().positions(), 16);
   EXPECT_EQ(model.template_sha256(), "t");
   EXPECT_EQ(model.files().files(0).path(), "adapter_model.safetensors");
 }
@@ -198,6 +199,7 @@ TEST_F(JobServiceTest, AnEndWhoseFilesAreMissingIsNotASuccess) {
   const pb::Assignment train = agent->NextAssignment();
   pb::Done done;
   done.set_adapter_sha256("x");
+  done.mutable_parity()->set_positions(1);
   agent->FinishWithout(train, done, "adapter_model.safetensors", "never stored");
   EXPECT_EQ(agent->NextAssignment().attempt(), 2);
   EXPECT_THAT(GetJob(job.id()).failure_cause(), "machine");

@@ -11,8 +11,8 @@ class TrainObserver {
  public:
   virtual ~TrainObserver() = default;
 
-  // Now in `phase` ("start", "load", "rendezvous", "evaluate", "train", "reduce", "export"), and
-  // something was done since the last call: micro-batch by micro-batch.
+  // Now in `phase` ("start", "load", "rendezvous", "evaluate", "train", "reduce", "export",
+  // "verify"), and something was done since the last call: micro-batch by micro-batch.
   virtual void OnPhase(absl::string_view phase) = 0;
   // Every rank sees the same steps and evaluations.
   virtual void OnStep(const StepStats& stats) = 0;

@@ -1,0 +1,105 @@
+#include "worker/engine/eval/canary.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <functional>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "worker/engine/generate/greedy.h"
+
+namespace lathe {
+namespace {
+
+PackedBatch OneDocument(const std::vector<int32_t>& ids) {
+  PackedBatch batch;
+  batch.ids = ids;
+  batch.positions.resize(ids.size());
+  std::iota(batch.positions.begin(), batch.positions.end(), 0);
+  batch.document_begin = {0, static_cast<int32_t>(ids.size())};
+  return batch;
+}
+
+CanaryRow CutRow(const TokenRow& row) {
+  const size_t length = std::min(row.ids.size(), kCanaryTokens);
+  const auto trained = row.trained.first(length);
+  const auto first = std::find(trained.begin(), trained.end(), 1) - trained.begin();
+  return {.ids = {row.ids.begin(), row.ids.begin() + static_cast<std::ptrdiff_t>(length)},
+          .first_label = std::max<int64_t>(1, first) - 1};
+}
+
+// As many tokens as the model has positions for; the last one needs none.
+GreedyOptions OptionsFor(const CausalLm& model, const std::vector<int32_t>& prompt) {
+  const int64_t room = model.config().max_positions - static_cast<int64_t>(prompt.size()) + 1;
+  return {.max_new_tokens = std::min(kCanaryNewTokens, room)};
+}
+
+double MeanKl(const at::Tensor& trained, const at::Tensor& exported) {
+  const at::Tensor p = at::log_softmax(trained.to(at::kDouble), -1);
+  const at::Tensor q = at::log_softmax(exported.to(at::kDouble), -1);
+  return (at::exp(p) * (p - q)).sum(-1).mean().item<double>();
+}
+
+}  // namespace
+
+std::vector<CanaryRow> CanaryRows(const Shard& shard) {
+  std::vector<CanaryRow> rows;
+  for (size_t i = 0; i < std::min(shard.num_rows(), kCanaryRows); ++i) {
+    rows.push_back(CutRow(shard.row(i)));
+  }
+  return rows;
+}
+
+CanaryAnswers AnswerCanary(CausalLm& model, const std::vector<CanaryRow>& rows,
+                           const std::string& adapter) {
+  CanaryAnswers answers;
+  std::vector<at::Tensor> logits;
+  for (const CanaryRow& row : rows) {
+    const at::Tensor all = model.Logits(OneDocument(row.ids), adapter);
+    const int64_t count = std::min(kCanaryPositions, all.size(0));
+    logits.push_back(all.narrow(0, all.size(0) - count, count).to(at::kFloat));
+    const std::vector<int32_t> prompt(row.ids.begin(), row.ids.begin() + row.first_label + 1);
+    const std::vector<int32_t> made = GreedyIds(model, prompt, OptionsFor(model, prompt), adapter);
+    answers.greedy.insert(answers.greedy.end(), made.begin(), made.end());
+  }
+  answers.logits = at::cat(logits);
+  return answers;
+}
+
+absl::StatusOr<Parity> CompareAnswers(const CanaryAnswers& trained, const CanaryAnswers& exported) {
+  if (trained.logits.sizes() != exported.logits.sizes() ||
+      trained.greedy.size() != exported.greedy.size()) {
+    return absl::DataLossError("parity: the exported model answers in another size");
+  }
+  const at::Tensor difference = (trained.logits - exported.logits).abs();
+  Parity parity{.max_logit_difference = difference.max().item<double>(),
+                .kl = MeanKl(trained.logits, exported.logits),
+                .positions = trained.logits.size(0)};
+  const auto equal = std::inner_product(trained.greedy.begin(), trained.greedy.end(),
+                                        exported.greedy.begin(), int64_t{0}, std::plus<>(),
+                                        std::equal_to<>());
+  parity.greedy_agreement =
+      static_cast<double>(equal) / static_cast<double>(std::max<size_t>(1, trained.greedy.size()));
+  return parity;
+}
+
+absl::Status JudgeParity(const Parity& parity) {
+  const auto refuse = [](const char* what, double got, const char* relation, double bound) {
+    return absl::DataLossError(absl::StrCat("parity: the exported model's ", what, " is ", got,
+                                            "; must be ", relation, " ", bound));
+  };
+  // Written so that NaN is refused.
+  if (!(parity.max_logit_difference <= kMaxLogitDifference)) {
+    return refuse("largest logit difference from the trained one", parity.max_logit_difference,
+                  "at most", kMaxLogitDifference);
+  }
+  if (!(parity.kl <= kMaxKl)) return refuse("KL divergence", parity.kl, "at most", kMaxKl);
+  if (parity.greedy_agreement < 1) {
+    return refuse("greedy agreement", parity.greedy_agreement, "exactly", 1);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace lathe
