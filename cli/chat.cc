@@ -34,6 +34,9 @@ absl::StatusOr<std::string> Ask(Connection& connection, const ChatOptions& optio
   request.set_max_tokens(options.max_tokens);
   request.set_temperature(options.temperature);
   request.set_top_p(options.top_p);
+  request.set_top_k(options.top_k);
+  request.set_repetition_penalty(options.repetition_penalty);
+  for (const std::string& stop : options.stop) request.add_stop(stop);
   request.set_seed(options.seed);
   grpc::ClientContext context;
   connection.Prepare(context, absl::InfiniteDuration());

@@ -93,6 +93,9 @@ struct ChatOptions {
   int64_t max_tokens = 256;
   double temperature = 0;
   double top_p = 1;
+  int64_t top_k = 0;  // 0: all tokens.
+  double repetition_penalty = 1;
+  std::vector<std::string> stop;
   int64_t seed = 0;
 };
 absl::StatusOr<int> Chat(const GlobalOptions& global, const ChatOptions& options);

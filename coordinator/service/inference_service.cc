@@ -12,6 +12,7 @@ namespace {
 
 constexpr int kMaxMessages = 1000;
 constexpr int kMaxStops = 16;
+constexpr double kMaxTopK = 1e6;
 
 class ChatSource final : public PullSource<v1::ChatResponse> {
  public:
@@ -63,7 +64,9 @@ absl::Status Validate(const v1::ChatRequest& request) {
   for (const auto& [key, value, low, high] :
        {std::tuple("max_tokens", static_cast<double>(request.max_tokens()), 0.0, 4096.0),
         std::tuple("temperature", request.temperature(), 0.0, 5.0),
-        std::tuple("top_p", request.top_p(), 0.0, 1.0)}) {
+        std::tuple("top_p", request.top_p(), 0.0, 1.0),
+        std::tuple("top_k", static_cast<double>(request.top_k()), 0.0, kMaxTopK),
+        std::tuple("repetition_penalty", request.repetition_penalty(), 0.0, 10.0)}) {
     if (const absl::Status status = InRange(key, value, low, high); !status.ok()) return status;
   }
   return absl::OkStatus();

@@ -114,6 +114,9 @@ absl::StatusOr<ChatQuestion> QuestionFrom(const pb::Generate& message) {
   question.options.max_tokens = static_cast<int>(max_tokens);
   question.options.sample.temperature = request.temperature();
   question.options.sample.top_p = request.top_p() == 0 ? 1 : request.top_p();
+  question.options.sample.top_k = request.top_k();
+  question.options.sample.repetition_penalty =
+      request.repetition_penalty() == 0 ? 1 : request.repetition_penalty();
   question.options.sample.seed = static_cast<uint64_t>(request.seed());
   question.options.stop_strings = {request.stop().begin(), request.stop().end()};
   LATHE_RETURN_IF_ERROR(question.options.Validate());

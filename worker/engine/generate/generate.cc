@@ -43,10 +43,13 @@ absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>&
   const int64_t limit = std::min<int64_t>(options.max_tokens, room);
   const auto cache = model.NewCache();
   Generation result;
+  std::vector<int32_t> seen = prompt;
   at::Tensor logits = model.Extend(*cache, prompt, adapter);
   while (true) {
+    logits = PenalizeRepetition(logits, seen, options.sample.repetition_penalty);
     const int32_t id = SampleToken(logits, options.sample, cache->length());
     result.ids.push_back(id);
+    seen.push_back(id);
     if (std::find(options.stop_ids.begin(), options.stop_ids.end(), id) != options.stop_ids.end()) {
       result.finish = FinishReason::kStop;
       return result;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 
 #include "absl/strings/str_cat.h"
 #include "worker/engine/ops/counter_random.h"
@@ -12,6 +13,7 @@ namespace lathe {
 namespace {
 
 constexpr double kMaxTemperature = 100;
+constexpr double kMaxRepetitionPenalty = 10;
 
 at::Tensor AsDoubles(const at::Tensor& logits) {
   TORCH_CHECK_VALUE(logits.dim() == 1 && logits.size(0) > 0, "logits have shape ", logits.sizes(),
@@ -41,6 +43,20 @@ bool Less(const Candidate& a, const Candidate& b) {
   return a.probability != b.probability ? a.probability < b.probability : a.id > b.id;
 }
 
+void KeepTopK(std::vector<Candidate>& all, int64_t top_k) {
+  if (top_k == 0 || top_k >= static_cast<int64_t>(all.size())) return;
+  std::vector<Candidate> sorted = all;
+  const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(top_k - 1);
+  std::nth_element(sorted.begin(), last, sorted.end(),
+                   [](const Candidate& a, const Candidate& b) { return Less(b, a); });
+  std::erase_if(all, [&](const Candidate& candidate) {
+    return candidate.probability < last->probability;
+  });
+  double mass = 0;
+  for (const Candidate& candidate : all) mass += candidate.probability;
+  for (Candidate& candidate : all) candidate.probability /= mass;
+}
+
 }  // namespace
 
 absl::Status SampleOptions::Validate() const {
@@ -51,11 +67,30 @@ absl::Status SampleOptions::Validate() const {
   if (!(top_p > 0 && top_p <= 1)) {
     return absl::InvalidArgumentError(absl::StrCat("top_p is ", top_p, "; must be in (0, 1]"));
   }
+  if (top_k < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("top_k is ", top_k, "; must be at least 1, or 0 for all tokens"));
+  }
+  if (!(repetition_penalty > 0 && repetition_penalty <= kMaxRepetitionPenalty)) {
+    return absl::InvalidArgumentError(absl::StrCat("repetition_penalty is ", repetition_penalty,
+                                                   "; must be in (0, ", kMaxRepetitionPenalty,
+                                                   "]"));
+  }
   return absl::OkStatus();
+}
+
+at::Tensor PenalizeRepetition(const at::Tensor& logits, const std::vector<int32_t>& ids,
+                              double penalty) {
+  if (penalty == 1 || ids.empty()) return logits;
+  const at::Tensor index = at::tensor(at::ArrayRef<int32_t>(ids), at::kInt).to(at::kLong);
+  const at::Tensor seen = logits.index_select(0, index);
+  // A token that comes twice is written twice with the same value.
+  return logits.index_copy(0, index, at::where(seen < 0, seen * penalty, seen / penalty));
 }
 
 std::vector<Candidate> Candidates(const at::Tensor& logits, const SampleOptions& options) {
   std::vector<Candidate> all = Softmax(logits, options.temperature);
+  KeepTopK(all, options.top_k);
   if (options.top_p >= 1) return all;
   // A heap, because few of many tokens are wanted.
   std::make_heap(all.begin(), all.end(), Less);

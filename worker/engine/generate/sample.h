@@ -17,6 +17,11 @@ struct SampleOptions {
   // Draws from the smallest set of most likely tokens whose probabilities sum to at least this,
   // (0, 1]; 1 disables it. Ignored when temperature is 0.
   double top_p = 1;
+  // Draws from the most likely tokens only, so many of them and all that are as likely as the last;
+  // 0 disables it. Comes before top_p. Ignored when temperature is 0.
+  int64_t top_k = 0;
+  // Above 1: tokens that the sequence holds become less likely, (0, 10]. Holds for greedy as well.
+  double repetition_penalty = 1;
   uint64_t seed = 1;
 
   absl::Status Validate() const;
@@ -27,6 +32,12 @@ struct Candidate {
   int32_t id = 0;
   double probability = 0;
 };
+
+// Logits with those of `ids` divided by the penalty where they are positive and multiplied with it
+// where they are negative, once per token. Source: Keskar et al., "CTRL", 2019, section 4.1;
+// transformers, RepetitionPenaltyLogitsProcessor. A penalty of 1 returns `logits` itself.
+at::Tensor PenalizeRepetition(const at::Tensor& logits, const std::vector<int32_t>& ids,
+                              double penalty);
 
 // The tokens that may be drawn, with probabilities that sum to 1. logits [V]. REQUIRES:
 // temperature > 0. Source: Holtzman et al., "The curious case of neural text degeneration", 2020.

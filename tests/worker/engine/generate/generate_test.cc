@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <limits>
+#include <set>
 
 #include "tests/worker/engine/model/model_fixture.h"
 
@@ -37,6 +38,27 @@ TEST(CandidatesTest, TopPKeepsTheSmallestSetThatReachesTheMass) {
   const auto two = Candidates(logits, {.temperature = 1, .top_p = 0.7});
   EXPECT_NEAR(two[0].probability, 0.5 / 0.75, 1e-12);
   EXPECT_NEAR(two[1].probability, 0.25 / 0.75, 1e-12);
+}
+
+TEST(CandidatesTest, TopKKeepsTheMostLikelyAndThoseAsLikelyAsTheLast) {
+  const at::Tensor logits = LogitsOf({0.1, 0.4, 0.2, 0.3});
+  const auto two = Candidates(logits, {.temperature = 1, .top_k = 2});
+  EXPECT_THAT(Ids(two), ElementsAre(1, 3));
+  EXPECT_NEAR(two[0].probability, 4.0 / 7, 1e-6);
+  EXPECT_THAT(Ids(Candidates(LogitsOf({0.2, 0.4, 0.2, 0.2}), {.temperature = 1, .top_k = 2})),
+              ElementsAre(0, 1, 2, 3));
+  EXPECT_EQ(Candidates(logits, {.temperature = 1, .top_k = 9}).size(), 4U);
+  // top_p sees what top_k has left: 4 / 7 of it is the first token.
+  EXPECT_THAT(Ids(Candidates(logits, {.temperature = 1, .top_p = 0.57, .top_k = 2})),
+              ElementsAre(1));
+}
+
+TEST(PenalizeRepetitionTest, DividesPositiveLogitsAndMultipliesNegativeOnesOnce) {
+  const at::Tensor logits = at::tensor({3.0, -1.0, 2.0, -4.0});
+  const at::Tensor changed = PenalizeRepetition(logits, {0, 3, 0}, 2);
+  EXPECT_TRUE(at::equal(changed, at::tensor({1.5, -1.0, 2.0, -8.0}))) << changed;
+  EXPECT_TRUE(at::equal(logits, at::tensor({3.0, -1.0, 2.0, -4.0})));
+  EXPECT_TRUE(PenalizeRepetition(logits, {0}, 1).is_same(logits));
 }
 
 TEST(CandidatesTest, TemperatureRaisesProbabilitiesToItsInverse) {
@@ -89,6 +111,9 @@ TEST(OptionsTest, OutOfRangeValuesAreNamed) {
   EXPECT_THAT(message({.sample = {.temperature = -1}}), HasSubstr("temperature is -1"));
   EXPECT_THAT(message({.sample = {.top_p = 0}}), HasSubstr("top_p is 0; must be in (0, 1]"));
   EXPECT_THAT(message({.sample = {.top_p = NAN}}), HasSubstr("top_p is nan"));
+  EXPECT_THAT(message({.sample = {.top_k = -1}}), HasSubstr("top_k is -1; must be at least 1"));
+  EXPECT_THAT(message({.sample = {.repetition_penalty = 0}}),
+              HasSubstr("repetition_penalty is 0; must be in (0, 10]"));
   EXPECT_THAT(message({.stop_strings = std::vector<std::string>(17, "x")}), HasSubstr("17 stop"));
   EXPECT_TRUE(GenerateOptions{}.Validate().ok());
 }
@@ -141,6 +166,15 @@ TEST_F(GenerateTest, GreedyIsTheGoldenAnswerAndEndsByLength) {
   EXPECT_EQ(result->ids, answer_);
   EXPECT_EQ(seen, answer_);
   EXPECT_EQ(result->finish, FinishReason::kLength);
+}
+
+TEST_F(GenerateTest, ARepetitionPenaltyCountsPromptAndAnswer) {
+  // With the greatest penalty on positive logits no token of the prompt is taken while others are
+  // positive, and none comes twice.
+  const auto result = Run({.max_tokens = 12, .sample = {.repetition_penalty = 10}});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(std::set<int32_t>(result->ids.begin(), result->ids.end()).size(), result->ids.size());
+  for (const int32_t id : result->ids) EXPECT_THAT(prompt_, testing::Not(testing::Contains(id)));
 }
 
 TEST_F(GenerateTest, AStopIdEndsTheAnswerAndIsNotShown) {
