@@ -8,6 +8,7 @@
 #include "cli/output.h"
 #include "cli/terminal.h"
 #include "cli/transfer.h"
+#include "common/base/human.h"
 #include "common/base/status.h"
 
 namespace lathe::cli {

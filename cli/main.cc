@@ -12,6 +12,8 @@
 namespace lathe::cli {
 namespace {
 
+constexpr char kPublicHub[] = "https://huggingface.co";
+
 using Command = std::function<absl::StatusOr<int>(const GlobalOptions&)>;
 
 // Collects flags of all commands; `command` is the one that was chosen.
@@ -59,6 +61,11 @@ void AddGlobals(Parser& p) {
   p.app.add_option("--data-dir", p.global.data_dir, "folder of lathe up (LATHE_DATA_DIR)");
   p.app.add_option("--project", p.project, "project; only 'default' so far")
       ->check(CLI::IsMember({"default"}));
+  p.global.hub = {.endpoint = GetEnvironment("HF_ENDPOINT").value_or(kPublicHub),
+                  .token = GetEnvironment("HF_TOKEN").value_or(""),
+                  .cache = DefaultCacheDir() / "hub"};
+  p.app.add_option("--hub", p.global.hub.endpoint,
+                   "address of the hub that hf:OWNER/NAME means; its token is $HF_TOKEN");
   p.app.add_flag("--json", p.global.json, "one JSON document, or one per line where it streams");
 }
 
@@ -74,10 +81,10 @@ void AddUp(Parser& p) {
 
 void AddModels(Parser& p) {
   CLI::App* models = p.AddGroup("models", "import, list, get, export");
-  CLI::App* import = p.Add(models, "import", "bring a Hugging Face folder or a .gguf file",
+  CLI::App* import = p.Add(models, "import", "bring a Hugging Face folder, a .gguf file or a hub's model",
                            [&p](const GlobalOptions& g) { return ModelsImport(g, p.import); });
   import->add_option("name", p.import.name)->required();
-  import->add_option("--from", p.import.from, "folder or file; its bytes are sent")->required();
+  import->add_option("--from", p.import.from, "folder or file, whose bytes are sent; or hf:OWNER/NAME")->required();
   p.Add(models, "list", "all models", ModelsList);
   CLI::App* get = p.Add(models, "get", "one model with its files",
                         [&p](const GlobalOptions& g) { return ModelsGet(g, p.name); });
@@ -160,7 +167,7 @@ void AddTune(Parser& p) {
   CLI::App* tune = p.Add(&p.app, "tune", "upload, check, train and say how to chat",
                          [&p](const GlobalOptions& g) { return Tune(g, p.tune); });
   tune->add_option("file", p.tune.file, ".json or .jsonl")->required();
-  tune->add_option("--model", p.tune.model, "name, or path of a model to import")->required();
+  tune->add_option("--model", p.tune.model, "name, or path or hf:OWNER/NAME of a model to import")->required();
   tune->add_option("--name", p.tune.name, "name of the tuned model");
   tune->add_option("--set", p.tune.set, "key=value, repeatable");
 }
@@ -176,6 +183,12 @@ void AddChat(Parser& p) {
   chat->add_option("--temperature", p.chat.temperature, "0: always the most likely token")
       ->check(CLI::Range(0.0, 5.0));
   chat->add_option("--top-p", p.chat.top_p)->check(CLI::Range(0.0, 1.0));
+  chat->add_option("--top-k", p.chat.top_k, "draw from so many tokens; 0: from all");
+  chat->add_option("--repetition-penalty", p.chat.repetition_penalty,
+                   "above 1: what was said becomes less likely")
+      ->check(CLI::Range(0.01, 10.0));
+  chat->add_option("--stop", p.chat.stop, "ends the answer before this text, repeatable")
+      ->take_all();
   chat->add_option("--seed", p.chat.seed);
 }
 

@@ -4,11 +4,13 @@
 #include "cli/commands.h"
 #include "cli/connection.h"
 #include "cli/merge.h"
+#include "cli/model_source.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/terminal.h"
 #include "cli/transfer.h"
 #include "common/base/file.h"
+#include "common/base/human.h"
 #include "common/base/status.h"
 
 namespace lathe::cli {
@@ -51,6 +53,12 @@ void PrintModel(const v1::Model& model) {
   if (!model.base_model().empty()) {
     absl::PrintF("  base %s, from %s\n", model.base_model(), model.job_id());
   }
+  if (model.has_parity()) {
+    absl::PrintF(
+        "  verified: largest logit difference %.3g, KL %.3g, %.0f %% of greedy tokens equal\n",
+        model.parity().max_logit_difference(), model.parity().kl(),
+        100 * model.parity().greedy_agreement());
+  }
   for (const v1::FileRef& file : model.files().files()) {
     absl::PrintF("  %s  %s  %s\n", file.blob().sha256().substr(0, 12),
                  HumanBytes(file.blob().size()), file.path());
@@ -62,11 +70,13 @@ void PrintModel(const v1::Model& model) {
 absl::StatusOr<int> ModelsImport(const GlobalOptions& global, const ImportOptions& options) {
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
   Progress progress(IsTerminal(kStderr));
-  LATHE_ASSIGN_OR_RETURN(
-      const v1::Model model,
-      ImportModel(*connection, options.name, options.from, [&](const std::string& line) {
-        progress.Show(absl::StrCat(options.name, ": ", line), absl::Now());
-      }));
+  const auto show = [&](const std::string& line) {
+    progress.Show(absl::StrCat(options.name, ": ", line), absl::Now());
+  };
+  LATHE_ASSIGN_OR_RETURN(const std::filesystem::path path,
+                         LocalModel(global.hub, options.from.string(), show));
+  LATHE_ASSIGN_OR_RETURN(const v1::Model model,
+                         ImportModel(*connection, options.name, path, show));
   progress.Clear();
   if (global.json) {
     PrintJson(model);

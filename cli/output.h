@@ -17,7 +17,6 @@ void PrintTable(const std::vector<std::string>& header,
 
 std::string StateName(v1::JobState state);  // "running".
 bool HasEnded(v1::JobState state);
-std::string HumanBytes(int64_t bytes);     // "93.8 MiB".
 std::string HumanSeconds(double seconds);  // "41 s", "2:05", "1:02:03".
 
 }  // namespace lathe::cli

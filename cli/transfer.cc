@@ -13,6 +13,7 @@
 #include "absl/strings/str_split.h"
 #include "cli/output.h"
 #include "common/base/file.h"
+#include "common/base/human.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 

@@ -6,7 +6,9 @@
 #include "absl/time/clock.h"
 #include "cli/commands.h"
 #include "cli/connection.h"
+#include "cli/hub/hub_reference.h"
 #include "cli/job_request.h"
+#include "cli/model_source.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/terminal.h"
@@ -18,10 +20,10 @@
 namespace lathe::cli {
 namespace {
 
-// A name made from a file's: "My Data (v2).jsonl" -> "my-data-v2".
-std::string NameFromPath(const std::filesystem::path& path) {
+// A name made from another text: "My Data (v2)" -> "my-data-v2".
+std::string NameFromText(const std::string& text) {
   std::string name;
-  for (const char c : absl::AsciiStrToLower(path.stem().string())) {
+  for (const char c : absl::AsciiStrToLower(text)) {
     const bool good = absl::ascii_isalnum(static_cast<unsigned char>(c)) != 0;
     if (good) {
       name.push_back(c);
@@ -31,6 +33,22 @@ std::string NameFromPath(const std::filesystem::path& path) {
   }
   while (!name.empty() && name.back() == '-') name.pop_back();
   return name.empty() ? "data" : name.substr(0, 40);
+}
+
+std::string NameFromPath(const std::filesystem::path& path) {
+  return NameFromText(path.stem().string());
+}
+
+// The last part of a path, or a hub's name of the model.
+absl::StatusOr<std::string> NameOfSource(const std::string& source) {
+  if (IsHubReference(source)) {
+    LATHE_ASSIGN_OR_RETURN(const HubReference reference, ParseHubReference(source));
+    return NameFromText(reference.name);
+  }
+  std::error_code error;
+  std::filesystem::path path = std::filesystem::absolute(source, error).lexically_normal();
+  if (!path.has_filename()) path = path.parent_path();
+  return NameFromPath(path);
 }
 
 // Under the file's own name, or with a part of its hash behind it when that name holds other bytes.
@@ -47,22 +65,24 @@ absl::StatusOr<std::string> Upload(Connection& connection, const std::filesystem
   return versioned;
 }
 
-// A path is imported first, under its own name.
-absl::StatusOr<std::string> ModelName(Connection& connection, const std::string& model) {
+// A path or a hub's model is imported first, under its own name.
+absl::StatusOr<std::string> ModelName(const GlobalOptions& global, Connection& connection,
+                                      const std::string& model) {
   std::error_code error;
   const bool is_path = model.find('/') != std::string::npos || model.ends_with(".gguf");
   if (!is_path) return model;
-  if (!std::filesystem::exists(model, error)) {
-    return absl::NotFoundError(absl::StrCat(
-        "--model is ", model, ", which does not exist; give a name (lathe models list) or a path"));
+  if (!IsHubReference(model) && !std::filesystem::exists(model, error)) {
+    return absl::NotFoundError(absl::StrCat("--model is ", model,
+                                            ", which does not exist; give a name (lathe models "
+                                            "list), a path or hf:OWNER/NAME"));
   }
   Progress progress(IsTerminal(2));
-  std::filesystem::path path = std::filesystem::absolute(model, error).lexically_normal();
-  if (!path.has_filename()) path = path.parent_path();
-  const std::string name = NameFromPath(path);
-  LATHE_RETURN_IF_ERROR(ImportModel(connection, name, path, [&](const std::string& line) {
-                          progress.Show(absl::StrCat(name, ": ", line), absl::Now());
-                        }).status());
+  const auto show = [&](const std::string& line) {
+    progress.Show(absl::StrCat(model, ": ", line), absl::Now());
+  };
+  LATHE_ASSIGN_OR_RETURN(const std::string name, NameOfSource(model));
+  LATHE_ASSIGN_OR_RETURN(const std::filesystem::path path, LocalModel(global.hub, model, show));
+  LATHE_RETURN_IF_ERROR(ImportModel(connection, name, path, show).status());
   return name;
 }
 
@@ -100,7 +120,7 @@ absl::StatusOr<int> Tune(const GlobalOptions& global, const TuneOptions& options
   spec.name = options.name;
   LATHE_RETURN_IF_ERROR(DescribeFile(options.file).status());
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
-  LATHE_ASSIGN_OR_RETURN(spec.model, ModelName(*connection, options.model));
+  LATHE_ASSIGN_OR_RETURN(spec.model, ModelName(global, *connection, options.model));
   LATHE_ASSIGN_OR_RETURN(spec.dataset, Upload(*connection, options.file));
   LATHE_RETURN_IF_ERROR(Validate(spec));
   LATHE_RETURN_IF_ERROR(CheckRows(*connection, spec, global.json));

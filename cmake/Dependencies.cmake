@@ -12,6 +12,7 @@ if(LATHE_BUILD_SERVICE)
   find_package(gRPC CONFIG REQUIRED)
   find_package(prometheus-cpp CONFIG REQUIRED)
   find_package(SQLite3 REQUIRED)
+  find_package(CURL 7.85 REQUIRED)
   find_library(LATHE_GRPC_REFLECTION grpc++_reflection REQUIRED)
 endif()
 

@@ -17,6 +17,14 @@ std::filesystem::path DefaultDataDir() {
   return std::filesystem::path(GetEnvironment("HOME").value_or("/tmp")) / ".local/share/lathe";
 }
 
+std::filesystem::path DefaultCacheDir() {
+  if (const auto dir = GetEnvironment("LATHE_CACHE")) return *dir;
+  if (const auto base = GetEnvironment("XDG_CACHE_HOME")) {
+    return std::filesystem::path(*base) / "lathe";
+  }
+  return std::filesystem::path(GetEnvironment("HOME").value_or("/tmp")) / ".cache/lathe";
+}
+
 std::filesystem::path ProgramFolder() {
   std::error_code error;
   return std::filesystem::read_symlink("/proc/self/exe", error).parent_path();
