@@ -104,6 +104,7 @@ absl::StatusOr<Parity> CheckParity(CausalLm& model, const TrainTask& task) {
   const AnswerRequest request{.model_dir = task.model_dir,
                               .shard_dir = task.shard_dir,
                               .adapter_dir = task.output_dir,
+                              .nf4 = task.spec.method == "qlora",
                               .threads = task.threads};
   LATHE_ASSIGN_OR_RETURN(const std::vector<CanaryRow> canary, LoadCanary(task.shard_dir));
   const CanaryAnswers trained = AnswerCanary(model, canary, kAdapter);

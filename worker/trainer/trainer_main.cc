@@ -80,6 +80,7 @@ void AddAnswer(CLI::App& app, AnswerCommand& options, Action& action) {
   answer->add_option("--model", options.request.model_dir)->required();
   answer->add_option("--shards", options.request.shard_dir)->required();
   answer->add_option("--adapter", options.request.adapter_dir)->required();
+  answer->add_option("--nf4", options.request.nf4)->required();
   answer->add_option("--threads", options.request.threads)->required();
   answer->add_option("--out", options.output)->required();
   answer->callback(

@@ -46,6 +46,7 @@ class ParityTest : public ::testing::Test {
     spec.dataset = "rows";
     spec.learning_rate = 0.01;
     spec.lora.rank = 4;
+    spec.method = method_;
     TrainTask task{.model_dir = path("model"),
                    .shard_dir = path("shards"),
                    .output_dir = path("out"),
@@ -65,6 +66,7 @@ class ParityTest : public ::testing::Test {
     EXPECT_FALSE(fs::exists(path("out")));
   }
 
+  std::string method_ = "sft";
   std::optional<TempFolder> folder_;
   testing::FakeObserver observer_;
 };
@@ -92,6 +94,13 @@ TEST_F(ParityTest, AGoodExportAnswersAsTheTrainedModel) {
   EXPECT_EQ(result->parity.positions, 4 * kCanaryPositions);
   EXPECT_EQ(observer_.phases["verify"], 1);
   EXPECT_TRUE(fs::exists(path("out") / "adapter_config.json"));
+}
+
+TEST_F(ParityTest, AnAdapterOverABaseInFourBitsIsLoadedOverOne) {
+  method_ = "qlora";
+  const auto result = Train([] {});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->parity.max_logit_difference, 0);
 }
 
 TEST_F(ParityTest, AFlippedTensorFailsTheJob) {
