@@ -31,7 +31,7 @@ struct ExportOptions {
   std::string name;
   std::filesystem::path to;
   bool base = false;
-  bool merged = false;      // Base and adapter in one.
+  bool merged = false;        // Base and adapter in one.
   std::string dtype = "f32";  // Of merged weights: f32, bf16 or f16.
   std::string shard_size;     // Of merged weights: "5GB". Empty: one file.
 };

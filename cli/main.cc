@@ -81,10 +81,14 @@ void AddUp(Parser& p) {
 
 void AddModels(Parser& p) {
   CLI::App* models = p.AddGroup("models", "import, list, get, export");
-  CLI::App* import = p.Add(models, "import", "bring a Hugging Face folder, a .gguf file or a hub's model",
-                           [&p](const GlobalOptions& g) { return ModelsImport(g, p.import); });
+  CLI::App* import =
+      p.Add(models, "import", "bring a Hugging Face folder, a .gguf file or a hub's model",
+            [&p](const GlobalOptions& g) { return ModelsImport(g, p.import); });
   import->add_option("name", p.import.name)->required();
-  import->add_option("--from", p.import.from, "folder or file, whose bytes are sent; or hf:OWNER/NAME")->required();
+  import
+      ->add_option("--from", p.import.from,
+                   "folder or file, whose bytes are sent; or hf:OWNER/NAME")
+      ->required();
   p.Add(models, "list", "all models", ModelsList);
   CLI::App* get = p.Add(models, "get", "one model with its files",
                         [&p](const GlobalOptions& g) { return ModelsGet(g, p.name); });
@@ -96,9 +100,8 @@ void AddModels(Parser& p) {
   exporting->add_option("--to", p.export_options.to, "new or empty folder")->required();
   exporting->add_flag("--base", p.export_options.base,
                       "also its base as a Hugging Face folder, in DIR/base");
-  CLI::Option* merged =
-      exporting->add_flag("--merged", p.export_options.merged,
-                          "base and adapter in one, as a Hugging Face folder");
+  CLI::Option* merged = exporting->add_flag("--merged", p.export_options.merged,
+                                            "base and adapter in one, as a Hugging Face folder");
   exporting->add_option("--dtype", p.export_options.dtype, "of merged weights; default: f32")
       ->needs(merged)
       ->check(CLI::IsMember({"f32", "bf16", "f16"}));
@@ -167,7 +170,8 @@ void AddTune(Parser& p) {
   CLI::App* tune = p.Add(&p.app, "tune", "upload, check, train and say how to chat",
                          [&p](const GlobalOptions& g) { return Tune(g, p.tune); });
   tune->add_option("file", p.tune.file, ".json or .jsonl")->required();
-  tune->add_option("--model", p.tune.model, "name, or path or hf:OWNER/NAME of a model to import")->required();
+  tune->add_option("--model", p.tune.model, "name, or path or hf:OWNER/NAME of a model to import")
+      ->required();
   tune->add_option("--name", p.tune.name, "name of the tuned model");
   tune->add_option("--set", p.tune.set, "key=value, repeatable");
 }

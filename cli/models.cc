@@ -75,8 +75,7 @@ absl::StatusOr<int> ModelsImport(const GlobalOptions& global, const ImportOption
   };
   LATHE_ASSIGN_OR_RETURN(const std::filesystem::path path,
                          LocalModel(global.hub, options.from.string(), show));
-  LATHE_ASSIGN_OR_RETURN(const v1::Model model,
-                         ImportModel(*connection, options.name, path, show));
+  LATHE_ASSIGN_OR_RETURN(const v1::Model model, ImportModel(*connection, options.name, path, show));
   progress.Clear();
   if (global.json) {
     PrintJson(model);

@@ -39,12 +39,12 @@ bool IsLoopback(absl::string_view url) {
 absl::Status CheckEndpoint(const HubOptions& options) {
   const bool http = absl::StartsWith(options.endpoint, "http://");
   if (!http && !absl::StartsWith(options.endpoint, "https://")) {
-    return absl::InvalidArgumentError(absl::StrCat("the hub's address is '", options.endpoint,
-                                                   "'; must begin with https://"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the hub's address is '", options.endpoint, "'; must begin with https://"));
   }
   if (http && !options.token.empty() && !IsLoopback(options.endpoint)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "the hub's address is ", options.endpoint, "; a token is sent over https only"));
+    return absl::InvalidArgumentError(absl::StrCat("the hub's address is ", options.endpoint,
+                                                   "; a token is sent over https only"));
   }
   return absl::OkStatus();
 }
@@ -66,7 +66,8 @@ absl::Status CheckHash(const HubFile& file, const fs::path& path) {
   LATHE_ASSIGN_OR_RETURN(const std::string got, large ? Sha256OfFile(path) : GitSha1(path));
   const std::string& expected = large ? file.sha256 : file.git_sha1;
   if (got == expected) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat(file.path, ": its hash is ", got, "; must be ", expected));
+  return absl::DataLossError(
+      absl::StrCat(file.path, ": its hash is ", got, "; must be ", expected));
 }
 
 class Downloader {
@@ -78,7 +79,8 @@ class Downloader {
 
   absl::StatusOr<fs::path> Run() {
     LATHE_RETURN_IF_ERROR(CheckEndpoint(options_));
-    const std::string api = absl::StrCat(options_.endpoint, "/api/models/", reference_.repository());
+    const std::string api =
+        absl::StrCat(options_.endpoint, "/api/models/", reference_.repository());
     LATHE_ASSIGN_OR_RETURN(
         const std::string info,
         Ask(absl::StrCat(api, "/revision/",
@@ -139,9 +141,8 @@ class Downloader {
     }
     const auto free = static_cast<int64_t>(fs::space(folder, error).available);
     if (error || needed <= free) return absl::OkStatus();
-    return absl::ResourceExhaustedError(absl::StrCat(folder.string(), ": ", HumanBytes(needed),
-                                                     " are needed; ", HumanBytes(free),
-                                                     " are free"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        folder.string(), ": ", HumanBytes(needed), " are needed; ", HumanBytes(free), " are free"));
   }
 
   absl::Status Fetch(const HubFile& file, const std::string& commit, const fs::path& folder) const {
@@ -160,8 +161,8 @@ class Downloader {
                                          "/resolve/", commit, "/", file.path);
     absl::Status status = Try([&] {
       return http_.GetRest(url, part, file.size, [&](int64_t done) {
-        options_.progress(absl::StrCat(file.path, ": ", HumanBytes(done), " of ",
-                                       HumanBytes(file.size)));
+        options_.progress(
+            absl::StrCat(file.path, ": ", HumanBytes(done), " of ", HumanBytes(file.size)));
       });
     });
     if (status.ok()) status = CheckHash(file, part);

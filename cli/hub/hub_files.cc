@@ -17,8 +17,8 @@ using nlohmann::json;
 constexpr int64_t kMaxFileBytes = int64_t{1} << 42;
 constexpr size_t kMaxNameBytes = 200;
 constexpr std::array<absl::string_view, 7> kTextFiles = {
-    "config.json",          "generation_config.json",  "tokenizer.json",     "tokenizer_config.json",
-    "tokenizer.model",      "special_tokens_map.json", "chat_template.jinja"};
+    "config.json",     "generation_config.json",  "tokenizer.json",     "tokenizer_config.json",
+    "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"};
 constexpr char kIndex[] = "model.safetensors.index.json";
 
 bool IsHex(const std::string& text, size_t digits) {
@@ -91,10 +91,10 @@ absl::StatusOr<std::vector<HubFile>> OneGgufOf(const HubReference& reference,
                      "files are never opened)"));
   }
   const auto name = [](std::string* out, const HubFile& file) { out->append(file.path); };
-  return absl::InvalidArgumentError(
-      absl::StrCat(reference.repository(), " has ", found.size(), " GGUF files (",
-                   absl::StrJoin(found, ", ", name), "); name one: hf:", reference.repository(),
-                   ":", found[0].path));
+  return absl::InvalidArgumentError(absl::StrCat(reference.repository(), " has ", found.size(),
+                                                 " GGUF files (", absl::StrJoin(found, ", ", name),
+                                                 "); name one: hf:", reference.repository(), ":",
+                                                 found[0].path));
 }
 
 }  // namespace

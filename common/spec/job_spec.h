@@ -13,8 +13,8 @@
 namespace lathe {
 
 struct LoraSpec {
-  int rank = 8;       // Rank of the update matrices, [1, 256]. Adapter memory grows linearly.
-  double alpha = 16;  // The update is scaled by alpha / rank. (0, 4096].
+  int rank = 8;         // Rank of the update matrices, [1, 256]. Adapter memory grows linearly.
+  double alpha = 16;    // The update is scaled by alpha / rank. (0, 4096].
   bool rslora = false;  // Scaled by alpha / sqrt(rank) instead (Kalajdzievski, 2023).
   bool dora = false;    // Also trains the length of every output row (Liu et al., 2024).
   std::vector<std::string> target_modules = {"all-linear"};  // Or names such as q_proj, down_proj.

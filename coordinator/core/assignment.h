@@ -51,10 +51,10 @@ struct Ended {
   int code = 0;  // google.rpc.Code.
   std::string message = {};
   FileTree outputs = {};
-  std::string adapter_sha256 = {};  // Of a rank.
-  int64_t trained_parameters = 0;   // Of a rank.
+  std::string adapter_sha256 = {};    // Of a rank.
+  int64_t trained_parameters = 0;     // Of a rank.
   std::optional<Parity> parity = {};  // Of rank 0.
-  std::string payload = {};         // The whole report, opaque here.
+  std::string payload = {};           // The whole report, opaque here.
 };
 
 // The failure that explains the others; null if all are ok.

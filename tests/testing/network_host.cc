@@ -72,8 +72,8 @@ absl::Status NetworkHost::Ip(const std::string& arguments) const {
 
 absl::Status NetworkHost::Connect(const NetworkHost& left, const NetworkHost& right) {
   const std::string peer = absl::StrCat("/proc/", getpid(), "/fd/", right.space_.get());
-  LATHE_RETURN_IF_ERROR(left.Ip(absl::StrCat("link add ", kCable, " type veth peer name ", kCable,
-                                             " netns ", peer)));
+  LATHE_RETURN_IF_ERROR(
+      left.Ip(absl::StrCat("link add ", kCable, " type veth peer name ", kCable, " netns ", peer)));
   for (const auto& [host, address] : {std::pair(&left, kLeft), std::pair(&right, kRight)}) {
     LATHE_RETURN_IF_ERROR(host->Ip(absl::StrCat("addr add ", address, "/24 dev ", kCable)));
     LATHE_RETURN_IF_ERROR(host->Ip(absl::StrCat("link set ", kCable, " up")));

@@ -22,7 +22,8 @@ nlohmann::json ReadJson(const std::filesystem::path& path);
 // the same arguments.
 OwnedRow RandomRow(size_t length, size_t num_trained, uint64_t seed, int32_t vocabulary = 384);
 
-// A shard, row i with number i, of tests/data/tiny-llama's template. The file is gone already: the mapping stays.
+// A shard, row i with number i, of tests/data/tiny-llama's template. The file is gone already: the
+// mapping stays.
 Shard MakeShard(const std::vector<OwnedRow>& rows);
 
 // A shard whose first epoch with `seed` visits the rows in the given order, so that a test decides

@@ -53,7 +53,7 @@ uint16_t FloatToHalf(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000U);
   const uint32_t magnitude = bits & 0x7fffffffU;
-  if (magnitude > 0x7f800000U) return static_cast<uint16_t>(sign | 0x7e00U);  // NaN.
+  if (magnitude > 0x7f800000U) return static_cast<uint16_t>(sign | 0x7e00U);   // NaN.
   if (magnitude >= 0x477ff000U) return static_cast<uint16_t>(sign | 0x7c00U);  // From 65520.
   if (magnitude < 0x38800000U) {  // Below 2^-14: a multiple of 2^-24, rounded by the addition.
     const float steps = std::bit_cast<float>(magnitude) + 0.5F;  // In [0.5, 0.5 + 2^-14].

@@ -240,9 +240,9 @@ absl::Status CountBytes(Located& located) {
   const GgufTensor& tensor = located.tensor;
   const GgmlBlock block = GgmlBlockOf(tensor.type);
   if (block.num_values == 0) {
-    return absl::UnimplementedError(absl::StrCat(
-        "has the type ", GgmlTypeName(tensor.type), " (", static_cast<uint32_t>(tensor.type),
-        "); supported are ", GgmlTypeNames()));
+    return absl::UnimplementedError(absl::StrCat("has the type ", GgmlTypeName(tensor.type), " (",
+                                                 static_cast<uint32_t>(tensor.type),
+                                                 "); supported are ", GgmlTypeNames()));
   }
   if (tensor.shape.back() % block.num_values != 0) {
     return absl::InvalidArgumentError(absl::StrCat("has rows of ", tensor.shape.back(), " values; ",

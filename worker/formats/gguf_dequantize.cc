@@ -127,8 +127,8 @@ SubBlock UnpackSubBlock(const unsigned char* block, int64_t j) {
           .minimum = LoadHalf(block + 2) * static_cast<float>(minimum)};
 }
 
-// 128 bytes of quants: the low nibbles of 32 bytes, then the high ones, four times. `high`: null, or
-// 32 bytes with the fifth bit of value k of run j in bit j of byte k.
+// 128 bytes of quants: the low nibbles of 32 bytes, then the high ones, four times. `high`: null,
+// or 32 bytes with the fifth bit of value k of run j in bit j of byte k.
 void DecodeQ45K(const unsigned char* block, const unsigned char* high, const unsigned char* quants,
                 float* out) {
   for (int64_t j = 0; j < kLongBlock / 32; ++j) {
@@ -220,10 +220,9 @@ struct Foreign {
   absl::string_view name;
 };
 constexpr Foreign kForeign[] = {
-    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-    {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"},   {24, "I8"},     {25, "I16"},
-    {26, "I32"},   {27, "I64"},   {28, "F64"},     {29, "IQ1_M"},  {34, "TQ1_0"},
-    {35, "TQ2_0"}, {39, "MXFP4"},
+    {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"}, {19, "IQ1_S"},
+    {21, "IQ3_S"}, {22, "IQ2_S"}, {24, "I8"},      {25, "I16"},    {26, "I32"},     {27, "I64"},
+    {28, "F64"},   {29, "IQ1_M"}, {34, "TQ1_0"},   {35, "TQ2_0"},  {39, "MXFP4"},
 };
 
 const Format* FindFormat(GgmlType type) {

@@ -98,9 +98,9 @@ absl::StatusOr<GgufPreTokenizer> FindGgufPreTokenizer(absl::string_view name) {
     if (named.name == name) return Make(named.kind);
     known.push_back(absl::StrCat("\"", named.name, "\""));
   }
-  return absl::UnimplementedError(
-      absl::StrCat("tokenizer.ggml.pre is ", ShortJson(std::string(name.data(), name.size())),
-                   "; supported are ", absl::StrJoin(known, ", ")));
+  return absl::UnimplementedError(absl::StrCat("tokenizer.ggml.pre is ",
+                                               ShortJson(std::string(name.data(), name.size())),
+                                               "; supported are ", absl::StrJoin(known, ", ")));
 }
 
 }  // namespace lathe

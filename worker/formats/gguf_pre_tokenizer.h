@@ -12,9 +12,9 @@
 namespace lathe {
 
 struct GgufPreTokenizer {
-  std::string json;                  // "pre_tokenizer" of tokenizer.json.
-  std::string normalizer = "null";   // "normalizer".
-  bool ignore_merges = false;        // A word that is a token is that token.
+  std::string json;                 // "pre_tokenizer" of tokenizer.json.
+  std::string normalizer = "null";  // "normalizer".
+  bool ignore_merges = false;       // A word that is a token is that token.
 };
 
 // Unimplemented: an unknown name; the message lists those that are known.

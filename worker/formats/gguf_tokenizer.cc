@@ -153,9 +153,9 @@ absl::StatusOr<std::string> PiecesTokenizerJson(const GgufFile& file,
   model.is_unigram = false;
   model.byte_fallback = true;
   if (vocabulary.scores.size() != vocabulary.tokens.size()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "tokenizer.ggml.scores has ", vocabulary.scores.size(), " entries; must have ",
-        vocabulary.tokens.size(), ", as many as tokenizer.ggml.tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("tokenizer.ggml.scores has ", vocabulary.scores.size(), " entries; must have ",
+                     vocabulary.tokens.size(), ", as many as tokenizer.ggml.tokens"));
   }
   for (size_t id = 0; id < vocabulary.tokens.size(); ++id) {
     model.pieces.push_back({vocabulary.tokens[id], static_cast<float>(vocabulary.scores[id]),

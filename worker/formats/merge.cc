@@ -207,9 +207,8 @@ absl::Status WriteTensor(const Merge& merge, const TensorView& tensor, Safetenso
     ReadFloats(tensor, i * row.size(), row);
     if (merger) merger->Merge(i, row);
     if (!std::all_of(row.begin(), row.end(), [](float x) { return std::isfinite(x); })) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("'", tensor.name, "', merged, has a value in row ", i,
-                       " that is not finite"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'", tensor.name, "', merged, has a value in row ", i, " that is not finite"));
     }
     LATHE_RETURN_IF_ERROR(writer.Append(Encode(row, merge.options.dtype)));
   }

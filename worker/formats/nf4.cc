@@ -52,9 +52,8 @@ std::array<float, 65> EqualPoints(int count) {
   const float step = (1.0F - 0.1F) / static_cast<float>(count - 1);
   for (int i = 0; i < count; ++i) {
     const bool first_half = i < count / 2;
-    points[static_cast<size_t>(i)] =
-        static_cast<float>(first_half ? double{0.1F} + double{step} * i
-                                      : 1.0 - double{step} * (count - 1 - i));
+    points[static_cast<size_t>(i)] = static_cast<float>(
+        first_half ? double{0.1F} + double{step} * i : 1.0 - double{step} * (count - 1 - i));
   }
   return points;
 }
@@ -149,8 +148,8 @@ void DequantizeNf4(const Nf4View& matrix, size_t first, std::span<float> out) {
   std::array<float, 16> values{};
   for (size_t begin = 0; begin < out.size(); begin += kNf4Block) {
     const size_t block = (first + begin) / kNf4Block;
-    const float scale = map[matrix.scale_indices[block]] * matrix.nested[block / kNf4NestedBlock] +
-                        matrix.mean;
+    const float scale =
+        map[matrix.scale_indices[block]] * matrix.nested[block / kNf4NestedBlock] + matrix.mean;
     for (size_t k = 0; k < values.size(); ++k) values[k] = codes[k] * scale;
     const uint8_t* bytes = matrix.codes.data() + (first + begin) / 2;
     const size_t count = std::min(kNf4Block, out.size() - begin);

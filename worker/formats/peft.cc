@@ -42,8 +42,8 @@ absl::Status KeyError(absl::string_view key, const json& got, absl::string_view 
 // load and compute something else.
 absl::Status CheckOtherKeys(const json& root) {
   static const auto* ours = new std::set<std::string>{
-      "r",         "lora_alpha", "lora_dropout", "target_modules",
-      "peft_type", "task_type",  "bias",         "use_rslora", "use_dora"};
+      "r",         "lora_alpha", "lora_dropout", "target_modules", "peft_type",
+      "task_type", "bias",       "use_rslora",   "use_dora"};
   for (const auto& [key, value] : root.items()) {
     if (ours->count(key) > 0 || HarmlessKeys().count(key) > 0 || IsDefault(value)) continue;
     return absl::UnimplementedError(

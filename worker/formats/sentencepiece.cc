@@ -123,9 +123,9 @@ absl::Status ParseTrainer(absl::string_view bytes, SentencePieceModel& model) {
   return ForEachField(bytes, [&](const Field& field) {
     if (field.number == 3) {
       if (field.value != kUnigram && field.value != kBpe) {
-        return absl::UnimplementedError(
-            absl::StrCat("is a SentencePiece model of type ", field.value,
-                         "; supported are 1 (Unigram) and 2 (BPE)"));
+        return absl::UnimplementedError(absl::StrCat("is a SentencePiece model of type ",
+                                                     field.value,
+                                                     "; supported are 1 (Unigram) and 2 (BPE)"));
       }
       model.is_unigram = field.value == kUnigram;
     }

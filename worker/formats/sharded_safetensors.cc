@@ -27,9 +27,9 @@ std::vector<WeightShard> PlanShards(const std::vector<TensorSpec>& tensors, uint
     used += bytes;
   }
   for (size_t i = 0; i < shards.size(); ++i) {
-    shards[i].file = shards.size() == 1 ? "model.safetensors"
-                                        : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1,
-                                                          shards.size());
+    shards[i].file = shards.size() == 1
+                         ? "model.safetensors"
+                         : absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
   }
   return shards;
 }

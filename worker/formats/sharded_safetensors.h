@@ -6,8 +6,9 @@
 
 #include "worker/formats/safetensors.h"
 
-// Weights over several files, as transformers names and lists them: model-00001-of-00003.safetensors
-// and so on with model.safetensors.index.json, or model.safetensors alone.
+// Weights over several files, as transformers names and lists them:
+// model-00001-of-00003.safetensors and so on with model.safetensors.index.json, or
+// model.safetensors alone.
 
 namespace lathe {
 

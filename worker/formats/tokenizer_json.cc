@@ -100,9 +100,9 @@ std::string MergesJson(const SentencePieceModel& model, bool by_score) {
 
 std::string UnigramModelJson(const SentencePieceModel& model,
                              const std::vector<AddedToken>& extra) {
-  std::string out = absl::StrCat("{\"type\":\"Unigram\",\"unk_id\":", model.unk_id,
-                                 ",\"byte_fallback\":", model.byte_fallback ? "true" : "false",
-                                 ",\n\"vocab\":[");
+  std::string out =
+      absl::StrCat("{\"type\":\"Unigram\",\"unk_id\":", model.unk_id,
+                   ",\"byte_fallback\":", model.byte_fallback ? "true" : "false", ",\n\"vocab\":[");
   for (size_t id = 0; id < model.pieces.size(); ++id) {
     const Piece& piece = model.pieces[id];
     absl::StrAppend(&out, id == 0 ? "\n[" : ",\n[", Quoted(piece.text), ",",
@@ -114,8 +114,8 @@ std::string UnigramModelJson(const SentencePieceModel& model,
 
 std::string Metaspace(absl::string_view scheme, bool split) {
   return absl::StrCat("{\"type\":\"Metaspace\",\"replacement\":\"", kBlank,
-                      "\",\"prepend_scheme\":\"", scheme,
-                      "\",\"split\":", split ? "true" : "false", "}");
+                      "\",\"prepend_scheme\":\"", scheme, "\",\"split\":", split ? "true" : "false",
+                      "}");
 }
 
 std::string LlamaDecoder(bool strips_blank) {
@@ -192,11 +192,11 @@ absl::StatusOr<std::vector<AddedToken>> Sentinels(int64_t count, size_t first_id
 }  // namespace
 
 std::string TokenizerJson(const TokenizerParts& parts) {
-  return absl::StrCat("{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n",
-                      "\"added_tokens\":[", AddedTokensJson(parts.added), "],\n\"normalizer\":", parts.normalizer,
-                      ",\n\"pre_tokenizer\":", parts.pre_tokenizer,
-                      ",\n\"post_processor\":", parts.post_processor,
-                      ",\n\"decoder\":", parts.decoder, ",\n\"model\":", parts.model, "}\n");
+  return absl::StrCat(
+      "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\n", "\"added_tokens\":[",
+      AddedTokensJson(parts.added), "],\n\"normalizer\":", parts.normalizer,
+      ",\n\"pre_tokenizer\":", parts.pre_tokenizer, ",\n\"post_processor\":", parts.post_processor,
+      ",\n\"decoder\":", parts.decoder, ",\n\"model\":", parts.model, "}\n");
 }
 
 // Written piece by piece: a JSON object in the order of ids would cost quadratic time.
@@ -217,9 +217,9 @@ absl::StatusOr<std::string> PieceTokenizerJson(const SentencePieceModel& model, 
                                                bool merges_by_score,
                                                const std::vector<AddedToken>& extra) {
   if (model.is_unigram != (style == PieceStyle::kT5)) {
-    return absl::UnimplementedError(absl::StrCat(
-        "is a ", model.is_unigram ? "Unigram" : "BPE", " model; its tokenizer_class needs ",
-        model.is_unigram ? "BPE" : "Unigram"));
+    return absl::UnimplementedError(absl::StrCat("is a ", model.is_unigram ? "Unigram" : "BPE",
+                                                 " model; its tokenizer_class needs ",
+                                                 model.is_unigram ? "BPE" : "Unigram"));
   }
   TokenizerParts parts;
   parts.added = AddedPieces(model, extra);
@@ -247,11 +247,10 @@ absl::StatusOr<std::string> TokenizerJsonFromSentencePiece(absl::string_view byt
   }
   if (name == "ChatGLMTokenizer") {
     // THUDM/chatglm3-6b, tokenization_chatglm.py, SPTokenizer.
-    return PieceTokenizerJson(
-        model, PieceStyle::kLegacy, /*merges_by_score=*/false,
-        Numbered({"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>", "<|user|>",
-                  "<|assistant|>", "<|observation|>"},
-                 model.pieces.size()));
+    return PieceTokenizerJson(model, PieceStyle::kLegacy, /*merges_by_score=*/false,
+                              Numbered({"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>",
+                                        "<|user|>", "<|assistant|>", "<|observation|>"},
+                                       model.pieces.size()));
   }
   if (name == "T5Tokenizer" || name == "T5TokenizerFast") {
     LATHE_ASSIGN_OR_RETURN(const std::vector<AddedToken> sentinels,

@@ -66,8 +66,7 @@ class Splitter {
       return;
     }
     if (prompt > 0) {
-      Add(text.substr(0, prompt), kFromTemplate,
-          was_open ? Training::kEndOfTurn : Training::kNone);
+      Add(text.substr(0, prompt), kFromTemplate, was_open ? Training::kEndOfTurn : Training::kNone);
     }
     if (prompt < text.size()) Add(text.substr(prompt), kFromTemplate, Training::kAll);
   }
@@ -99,7 +98,9 @@ class Splitter {
 
   // Not in the middle of a character.
   static size_t WholeCharacters(absl::string_view text, size_t size) {
-    const auto is_inside = [&](size_t at) { return (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80; };
+    const auto is_inside = [&](size_t at) {
+      return (static_cast<uint8_t>(text[at]) & 0xC0) == 0x80;
+    };
     while (size > 0 && size < text.size() && is_inside(size)) --size;
     return size;
   }

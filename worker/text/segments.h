@@ -33,7 +33,7 @@ struct Segment {
 // The template's words between the last message of a prompt and the answer that it asks for.
 struct Prompt {
   std::string end;
-  int last_message = -1;  // Whose text stands before `end`; -1: none's.
+  int last_message = -1;       // Whose text stands before `end`; -1: none's.
   bool is_guessed = false;     // `end` is what the template puts before a plain answer.
   bool is_only_guess = false;  // And it has no prompt: a part of `end` counts too.
 };

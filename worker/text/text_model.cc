@@ -108,9 +108,7 @@ struct TextModel::State {
     return Guard([&] { return ToVector(tokenizer->encode(Bytes(text), special, seam)); });
   }
   bool IsSpecial(int32_t id) const { return id == eos_id || tokenizer->is_special(id); }
-  bool IsStop(int32_t id) const {
-    return std::binary_search(stop_ids.begin(), stop_ids.end(), id);
-  }
+  bool IsStop(int32_t id) const { return std::binary_search(stop_ids.begin(), stop_ids.end(), id); }
   absl::StatusOr<textkit::Rendered> RenderSegments(const Conversation& conversation,
                                                    bool generation_prompt,
                                                    absl::string_view tools) const;
@@ -228,9 +226,8 @@ size_t TextModel::State::EndOfTurn(const std::vector<int32_t>& ids) const {
 void TextModel::State::FindStopIds() {
   const Message system{Role::kSystem, "a"}, user{Role::kUser, "b"}, answer{Role::kAssistant, "c"};
   Message call{Role::kAssistant, ""};
-  call.fields =
-      R"({"tool_calls": [{"type": "function", "id": "call00000", "function":)"
-      R"( {"name": "f", "arguments": {"d": "e"}}}]})";
+  call.fields = R"({"tool_calls": [{"type": "function", "id": "call00000", "function":)"
+                R"( {"name": "f", "arguments": {"d": "e"}}}]})";
   if (eos_id >= 0) stop_ids = {eos_id};
   std::vector<int32_t> ids = stop_ids;
   for (const Conversation& probe : {Conversation{user, answer}, Conversation{user, answer, user},

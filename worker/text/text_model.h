@@ -25,9 +25,9 @@ struct RenderedToken {
   // Index into the conversation; for a template token the message that it follows, or -1.
   int message = -1;
   // What the model has to write in a trained assistant message: all from the end of the prompt that
-  // the template gives it (Render with `generation_prompt`) to the token that ends the turn. Besides
-  // the content these are the template's words around and between its parts, such as <think> and
-  // <tool_call>. docs/decisions/0009-typed-strings.md.
+  // the template gives it (Render with `generation_prompt`) to the token that ends the turn.
+  // Besides the content these are the template's words around and between its parts, such as
+  // <think> and <tool_call>. docs/decisions/0009-typed-strings.md.
   bool trained = false;
 };
 
@@ -64,8 +64,8 @@ class TextModel {
   // With `generation_prompt` the template opens the next assistant turn at the end. `tools`: a JSON
   // list of what the model may call, or empty. A part of a content (trimmed, split off, in JSON)
   // stays content.
-  // InvalidArgument: a content or field is not UTF-8 or not JSON; there is no template; the template
-  // refuses (its own words), needs what we lack (line and construct), or does not end.
+  // InvalidArgument: a content or field is not UTF-8 or not JSON; there is no template; the
+  // template refuses (its own words), needs what we lack (line and construct), or does not end.
   absl::StatusOr<std::vector<RenderedToken>> Render(const Conversation& conversation,
                                                     bool generation_prompt,
                                                     absl::string_view tools = "") const;

@@ -34,7 +34,8 @@ struct Canary {
 
 absl::StatusOr<Canary> ReadCanary(const fs::path& shard_dir) {
   LATHE_ASSIGN_OR_RETURN(const Shard validation, Shard::Open(shard_dir / "validation.shard"));
-  if (validation.num_rows() > 0) return Canary{CanaryRows(validation), validation.template_sha256()};
+  if (validation.num_rows() > 0)
+    return Canary{CanaryRows(validation), validation.template_sha256()};
   LATHE_ASSIGN_OR_RETURN(const Shard train, Shard::Open(shard_dir / "train.shard"));
   return Canary{CanaryRows(train), train.template_sha256()};
 }
@@ -57,15 +58,15 @@ absl::Status WriteAnswers(const CanaryAnswers& answers, const fs::path& path) {
   const at::Tensor logits = answers.logits.contiguous();
   const auto num_greedy = static_cast<int64_t>(answers.greedy.size());
   return WriteSafetensors(
-      path, {{.name = "logits",
-              .dtype = Dtype::kF32,
-              .shape = logits.sizes().vec(),
-              .bytes = BytesOf(logits.const_data_ptr<float>(),
-                               static_cast<size_t>(logits.numel()))},
-             {.name = "greedy",
-              .dtype = Dtype::kI32,
-              .shape = {num_greedy},
-              .bytes = BytesOf(answers.greedy.data(), answers.greedy.size())}});
+      path,
+      {{.name = "logits",
+        .dtype = Dtype::kF32,
+        .shape = logits.sizes().vec(),
+        .bytes = BytesOf(logits.const_data_ptr<float>(), static_cast<size_t>(logits.numel()))},
+       {.name = "greedy",
+        .dtype = Dtype::kI32,
+        .shape = {num_greedy},
+        .bytes = BytesOf(answers.greedy.data(), answers.greedy.size())}});
 }
 
 absl::StatusOr<CanaryAnswers> ReadAnswers(const fs::path& path) {
@@ -126,8 +127,8 @@ absl::StatusOr<CanaryAnswers> AnswerAfresh(const AnswerRequest& request,
   LATHE_RETURN_IF_ERROR(fresh.Start(Arguments(request, output), /*inherited_fd=*/-1));
   LATHE_ASSIGN_OR_RETURN(const std::vector<int> statuses, fresh.WaitAll(absl::ZeroDuration()));
   if (statuses[0] != 0) {
-    return absl::DataLossError(absl::StrCat("parity: the process that loads the export ",
-                                            DescribeExit(statuses[0])));
+    return absl::DataLossError(
+        absl::StrCat("parity: the process that loads the export ", DescribeExit(statuses[0])));
   }
   return ReadAnswers(output);
 }

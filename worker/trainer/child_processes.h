@@ -13,8 +13,9 @@
 
 namespace lathe {
 
-// Child processes of this one, such as the ranks of one attempt: they die with it. One owner thread,
-// which must be the main thread: the kernel ties the children to the thread that started them.
+// Child processes of this one, such as the ranks of one attempt: they die with it. One owner
+// thread, which must be the main thread: the kernel ties the children to the thread that started
+// them.
 class ChildProcesses {
  public:
   // `program`: what Start runs; the default is this program.

@@ -32,11 +32,13 @@ std::vector<std::string> Names(const absl::StatusOr<std::vector<HubFile>>& files
 
 TEST(HubFilesTest, LargeFilesHaveASha256AndSmallOnesGitsHash) {
   const auto files = FilesOf(R"([
-    {"type": "file", "path": "config.json", "size": 7, "oid": ")" + kSha1 + R"("},
+    {"type": "file", "path": "config.json", "size": 7, "oid": ")" +
+                             kSha1 + R"("},
     {"type": "directory", "path": "onnx", "oid": "x"},
     {"type": "file", "path": "sub/model.safetensors", "size": 7, "oid": "x"},
     {"type": "file", "path": "model.safetensors", "size": 9, "oid": "x",
-     "lfs": {"oid": ")" + kSha256 + R"(", "size": 9, "pointerSize": 130}}])");
+     "lfs": {"oid": ")" + kSha256 +
+                             R"(", "size": 9, "pointerSize": 130}}])");
   ASSERT_EQ(Names(files), (std::vector<std::string>{"config.json", "model.safetensors"}));
   EXPECT_EQ((*files)[0].git_sha1, kSha1);
   EXPECT_EQ((*files)[1].sha256, kSha256);
@@ -62,12 +64,12 @@ TEST(HubFilesTest, OneSafetensorsFileWinsOverShardsAndPickles) {
 }
 
 TEST(HubFilesTest, ShardsComeWithTheirIndex) {
-  EXPECT_THAT(Names(ModelFilesOf(
-                  {}, Listed({"config.json", "model-00001-of-00002.safetensors",
-                              "model-00002-of-00002.safetensors", "model.safetensors.index.json"}))),
-              UnorderedElementsAre("config.json", "model-00001-of-00002.safetensors",
-                                   "model-00002-of-00002.safetensors",
-                                   "model.safetensors.index.json"));
+  EXPECT_THAT(
+      Names(ModelFilesOf(
+          {}, Listed({"config.json", "model-00001-of-00002.safetensors",
+                      "model-00002-of-00002.safetensors", "model.safetensors.index.json"}))),
+      UnorderedElementsAre("config.json", "model-00001-of-00002.safetensors",
+                           "model-00002-of-00002.safetensors", "model.safetensors.index.json"));
   EXPECT_THAT(ModelFilesOf({}, Listed({"config.json", "model-00001-of-00002.safetensors"}))
                   .status()
                   .message(),

@@ -63,8 +63,8 @@ class MergeTest : public testing::Test {
 TEST_F(MergeTest, WeightsAreThoseOfPeftsMergeAndUnload) {
   const auto golden = SafetensorsFile::Open(kData / "goldens/merged.safetensors");
   ASSERT_TRUE(golden.ok()) << golden.status();
-  for (const auto& [kind, adapter] : {std::pair("lora.", "tiny-adapter"),
-                                      std::pair("dora.", "tiny-adapter-dora")}) {
+  for (const auto& [kind, adapter] :
+       {std::pair("lora.", "tiny-adapter"), std::pair("dora.", "tiny-adapter-dora")}) {
     ASSERT_TRUE(Merge(kData / adapter).ok());
     const SafetensorsFile merged = Merged();
     for (const std::string name :
@@ -128,9 +128,10 @@ TEST_F(MergeTest, ShardsAreListedInTheIndexAndHoldTheSameBytes) {
 }
 
 TEST(PlanShardsTest, ATensorLargerThanTheLimitIsAlone) {
-  const std::vector<TensorSpec> tensors = {
-      {"a", Dtype::kF32, {2}}, {"b", Dtype::kF32, {100}}, {"c", Dtype::kF32, {1}},
-      {"d", Dtype::kF32, {1}}};
+  const std::vector<TensorSpec> tensors = {{"a", Dtype::kF32, {2}},
+                                           {"b", Dtype::kF32, {100}},
+                                           {"c", Dtype::kF32, {1}},
+                                           {"d", Dtype::kF32, {1}}};
   const auto shards = PlanShards(tensors, 8);
   ASSERT_EQ(shards.size(), 3U);
   EXPECT_EQ(shards[1].tensors.size(), 1U);

@@ -36,8 +36,7 @@ class Nf4GoldenTest : public testing::TestWithParam<const char*> {
     return values;
   }
 
-  const SafetensorsFile file_ =
-      *SafetensorsFile::Open(LATHE_TEST_DATA "/goldens/nf4.safetensors");
+  const SafetensorsFile file_ = *SafetensorsFile::Open(LATHE_TEST_DATA "/goldens/nf4.safetensors");
 };
 
 INSTANTIATE_TEST_SUITE_P(Matrices, Nf4GoldenTest, testing::Values("wide", "odd", "many"));

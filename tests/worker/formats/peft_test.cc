@@ -71,7 +71,8 @@ TEST(AdapterConfigTest, ATargetIsAModulesPathOrItsEndAfterADot) {
   EXPECT_TRUE(IsTarget(key, {"q_proj", "up_proj"}));
   EXPECT_TRUE(IsTarget(key, {"layers.1.mlp.up_proj"}));
   EXPECT_TRUE(IsTarget(key, {"model.layers.1.mlp.up_proj"}));
-  EXPECT_FALSE(IsTarget(key, {"proj", "p.up_proj", "layers.0.mlp.up_proj", "x.model.layers.1.mlp.up_proj"}));
+  EXPECT_FALSE(
+      IsTarget(key, {"proj", "p.up_proj", "layers.0.mlp.up_proj", "x.model.layers.1.mlp.up_proj"}));
 }
 
 TEST(AdapterConfigTest, ReadsWhatPeftItselfWrote) {

@@ -71,8 +71,8 @@ class SentencePieceIdsTest : public ::testing::TestWithParam<const char*> {};
 TEST_P(SentencePieceIdsTest, AreThoseOfTransformers) {
   const Json golden = Goldens(kFolder)[GetParam()];
   const std::string file = golden["file"];
-  const auto tokenizer = TokenizerJsonFromSentencePiece(
-      ReadTestFile(absl::StrCat(kFolder, file)), OptionsOf(golden["config"]));
+  const auto tokenizer = TokenizerJsonFromSentencePiece(ReadTestFile(absl::StrCat(kFolder, file)),
+                                                        OptionsOf(golden["config"]));
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   ExpectIds(*tokenizer, golden["ids"]);
 }
@@ -137,8 +137,7 @@ TEST_P(GgufVocabularyTest, GivesTheIdsOfLlamaCpp) {
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   const auto model = LoadTextModel(*tokenizer, "");
   ASSERT_TRUE(model.ok()) << model.status();
-  const std::vector<std::string> parts =
-      absl::StrSplit(*texts, "\n__ggml_vocab_test__\n");
+  const std::vector<std::string> parts = absl::StrSplit(*texts, "\n__ggml_vocab_test__\n");
   const std::vector<std::string> lines = absl::StrSplit(*expected, '\n');
   for (size_t i = 0; i + 1 < parts.size(); ++i) {
     const auto ids = (*model)->Encode(parts[i], /*special=*/false);
@@ -213,8 +212,8 @@ TEST(SentencePieceTest, ChatGlmAndT5HaveTheirOwnTokensAfterThePieces) {
   EXPECT_EQ((*model)->TokenId("<|observation|>"), pieces + 8);
 
   const std::string unigram = ReadTestFile(absl::StrCat(kFolder, "unigram.model"));
-  const auto t5 = TokenizerJsonFromSentencePiece(
-      unigram, {.tokenizer_class = "T5Tokenizer", .extra_ids = 3});
+  const auto t5 =
+      TokenizerJsonFromSentencePiece(unigram, {.tokenizer_class = "T5Tokenizer", .extra_ids = 3});
   const auto t5_model = LoadTextModel(*t5, "");
   ASSERT_TRUE(t5_model.ok()) << t5_model.status();
   const auto count = static_cast<int32_t>(ParseSentencePiece(unigram)->pieces.size());
@@ -237,7 +236,7 @@ TEST(GgufPreTokenizerTest, DefaultCutsMarksAndDigits) {
   ASSERT_TRUE(pre.ok());
   Json tokenizer = Json::parse(ReadTestFile("tests/data/chat-templates/tokenizer.json"));
   tokenizer["pre_tokenizer"] = Json::parse(pre->json);
-  tokenizer["model"]["vocab"] = {{"a", 0}, {"+", 1}, {"1", 2}, {"2", 3}, {"++", 4},
+  tokenizer["model"]["vocab"] = {{"a", 0},  {"+", 1},  {"1", 2},   {"2", 3},   {"++", 4},
                                  {"a+", 5}, {"12", 6}, {"121", 7}, {"1212", 8}};
   tokenizer["model"]["merges"] = {"1 2", "+ +", "a +", "12 1", "121 2"};
   tokenizer["added_tokens"] = Json::array();

@@ -215,8 +215,9 @@ TEST(ChatTemplateLimitTest, NestingIsBounded) {
     for (int i = 0; i < count; ++i) absl::StrAppend(&out, text);
     return out;
   };
-  const std::string chained = "{% set ns = namespace(x=[]) %}{% for i in range(200) %}"
-                              "{% set ns.x = [ns.x] %}{% endfor %}";
+  const std::string chained =
+      "{% set ns = namespace(x=[]) %}{% for i in range(200) %}"
+      "{% set ns.x = [ns.x] %}{% endfor %}";
   EXPECT_THAT(FaultOf(chained), HasSubstr("deeper than the 100 levels allowed"));
   EXPECT_THAT(FaultOf("{% set a = namespace() %}{% set a.b = a %}"),
               HasSubstr("puts a namespace into another value"));

@@ -54,8 +54,8 @@ Case ToCase(const Json& json) {
   return one;
 }
 
-// The template of a golden: committed, or where `scripts/setup --only peers` puts it; empty if it is
-// not there.
+// The template of a golden: committed, or where `scripts/setup --only peers` puts it; empty if it
+// is not there.
 std::string SourceOf(const std::string& name, const Json& golden) {
   if (!golden["licence"].is_null()) return ReadTestFile(absl::StrCat(kFolder, name, ".jinja"));
   const std::string file = golden["file"];
@@ -97,8 +97,7 @@ int CompareAll(const std::string& name, const Json& golden, const std::string& s
         << name << ", conversation " << i << ": "
         << (text.ok() ? *text : std::string(text.status().message()));
     if (!text.ok()) {
-      EXPECT_THAT(std::string(text.status().message()),
-                  ::testing::HasSubstr(expected.substr(1)));
+      EXPECT_THAT(std::string(text.status().message()), ::testing::HasSubstr(expected.substr(1)));
     }
     num_texts += text.ok() ? 1 : 0;
   }
@@ -128,7 +127,8 @@ TEST(PublicTemplateTest, TemplatesFromTheCacheGiveTheTextOfTransformers) {
     CompareAll(name, golden, source);
   }
   if (num_missing > 0) {
-    GTEST_SKIP() << num_missing << " templates are not in the cache; run scripts/setup --only peers";
+    GTEST_SKIP() << num_missing
+                 << " templates are not in the cache; run scripts/setup --only peers";
   }
 }
 
@@ -153,9 +153,8 @@ Conversation Turns() {
 
 Conversation Tools() {
   Message call{Role::kAssistant, ""};
-  call.fields =
-      R"({"tool_calls": [{"type": "function", "id": "call00001", "function":)"
-      R"( {"name": "get_weather", "arguments": {"city": "Oslo"}}}]})";
+  call.fields = R"({"tool_calls": [{"type": "function", "id": "call00001", "function":)"
+                R"( {"name": "get_weather", "arguments": {"city": "Oslo"}}}]})";
   Message result{Role::kTool, "7 [/INST]"};
   result.fields = R"({"name": "get_weather", "tool_call_id": "call00001"})";
   return {{Role::kUser, "Weather?"}, call, result, {Role::kAssistant, "7 degrees."}};
@@ -172,7 +171,8 @@ Conversation Reasoning() {
   Conversation conversation = Thinking();
   for (size_t i : {size_t{1}, size_t{3}}) {
     conversation[i].content = i == 1 ? "2" : "Yes";
-    conversation[i].fields = i == 1 ? R"({"reasoning_content": "A"})" : R"({"reasoning_content": "B"})";
+    conversation[i].fields =
+        i == 1 ? R"({"reasoning_content": "A"})" : R"({"reasoning_content": "B"})";
   }
   return conversation;
 }
@@ -183,12 +183,32 @@ constexpr char kTools[] =
     R"( "description": "c"}}, "required": ["city"]}}}])";
 
 std::unique_ptr<TextModel> LoadWithSpecialTokens(absl::string_view name, const Json& golden) {
-  std::vector<std::string> special = {
-      "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]",
-      "[/AVAILABLE_TOOLS]", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", "[TOOL_RESULTS]",
-      "[/TOOL_RESULTS]", "[TOOL_CONTENT]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "<|end|>",
-      "<|user|>", "<|assistant|>", "<|system|>", "<|start_of_role|>", "<|end_of_role|>",
-      "<|end_of_text|>", "<|start|>", "<|channel|>", "<|message|>", "<|call|>", "<|return|>"};
+  std::vector<std::string> special = {"<|im_start|>",
+                                      "<|im_end|>",
+                                      "[INST]",
+                                      "[/INST]",
+                                      "[AVAILABLE_TOOLS]",
+                                      "[/AVAILABLE_TOOLS]",
+                                      "[TOOL_CALLS]",
+                                      "[ARGS]",
+                                      "[CALL_ID]",
+                                      "[TOOL_RESULTS]",
+                                      "[/TOOL_RESULTS]",
+                                      "[TOOL_CONTENT]",
+                                      "[SYSTEM_PROMPT]",
+                                      "[/SYSTEM_PROMPT]",
+                                      "<|end|>",
+                                      "<|user|>",
+                                      "<|assistant|>",
+                                      "<|system|>",
+                                      "<|start_of_role|>",
+                                      "<|end_of_role|>",
+                                      "<|end_of_text|>",
+                                      "<|start|>",
+                                      "<|channel|>",
+                                      "<|message|>",
+                                      "<|call|>",
+                                      "<|return|>"};
   Json config = {
       {"chat_template", ReadTestFile(absl::StrCat(kFolder, name, ".jinja"))},
       {"eos_token", golden["eos_token"]},
@@ -248,8 +268,7 @@ std::vector<Trained> Expectations() {
       Plain("internlm2", "<|im_end|>"),
       Plain("deepseek-v3", sentence_end),
       r1,
-      {"gpt-oss",
-       "<|channel|>final<|message|>Yes.<|end|><|channel|>final<|message|>No.<|return|>",
+      {"gpt-oss", "<|channel|>final<|message|>Yes.<|end|><|channel|>final<|message|>No.<|return|>",
        " to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Oslo\"}<|call|>"
        "<|channel|>final<|message|>7 degrees.<|return|>",
        "<|channel|>final<|message|><think>\nA\n</think>\n\n2<|end|>"
@@ -289,8 +308,7 @@ TEST(PublicTemplateMaskTest, SpecialStringsOfAToolAreItsOwnText) {
 }
 
 TEST(PublicTemplateMaskTest, AToolThatIsNoJsonIsRefused) {
-  const auto model =
-      LoadWithSpecialTokens("qwen2.5", ReadJson("goldens.json")["qwen2.5"]);
+  const auto model = LoadWithSpecialTokens("qwen2.5", ReadJson("goldens.json")["qwen2.5"]);
   EXPECT_EQ(model->Render(Tools(), false, "[{").status().code(),
             absl::StatusCode::kInvalidArgument);
   Conversation bad = Tools();

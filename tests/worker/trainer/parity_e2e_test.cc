@@ -80,7 +80,8 @@ void NegateLastTensor(const fs::path& file) {
     ASSERT_TRUE(opened.ok()) << opened.status();
     views = opened->tensors();
     negated = std::string(views.back().bytes);
-    for (size_t i = 3; i < negated.size(); i += 4) negated[i] = static_cast<char>(negated[i] ^ -128);
+    for (size_t i = 3; i < negated.size(); i += 4)
+      negated[i] = static_cast<char>(negated[i] ^ -128);
     views.back().bytes = negated;
     ASSERT_TRUE(WriteSafetensors(file, views).ok());
   }

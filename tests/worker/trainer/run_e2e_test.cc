@@ -130,11 +130,12 @@ TEST_F(RunTest, KilledRankIsStartedAgainAndTheResultHasTheSameBits) {
   EXPECT_EQ(FileSha("out"), FileSha("undisturbed"));
 }
 
-// Masks are functions of seed, step and micro-batch, so any rank draws the same ones. A step has two
-// micro-batches here: the sums of one rank and of two have the same order.
+// Masks are functions of seed, step and micro-batch, so any rank draws the same ones. A step has
+// two micro-batches here: the sums of one rank and of two have the same order.
 TEST_F(RunTest, DropoutAndRankStabilisationGiveTheSameBitsForOneRankAndTwo) {
-  WriteJob("  dropout: 0.2\n  rslora: true\n  target_modules: [q_proj, mlp.down_proj]\n"
-           "micro_batch_tokens: 400\nepochs: 2\n");
+  WriteJob(
+      "  dropout: 0.2\n  rslora: true\n  target_modules: [q_proj, mlp.down_proj]\n"
+      "micro_batch_tokens: 400\nepochs: 2\n");
   Subprocess one(Command("one", 1));
   ASSERT_EQ(one.Wait(), 0) << one.output();
   Subprocess two(Command("two", 2));

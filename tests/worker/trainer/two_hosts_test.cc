@@ -87,9 +87,8 @@ class TwoHostsTest : public ::testing::Test {
         arg("attempt", 1),
         arg("threads", 1)};
     std::unique_ptr<Subprocess> process;
-    host.Run([&] {
-      process = std::make_unique<Subprocess>(argv, rank == 0 ? bound.fd.get() : -1);
-    });
+    host.Run(
+        [&] { process = std::make_unique<Subprocess>(argv, rank == 0 ? bound.fd.get() : -1); });
     return process;
   }
 

@@ -35,8 +35,8 @@ class Communicator {
 
   // In place. Every rank ends with the same bits. REQUIRES: contiguous, of one shape and type.
   virtual absl::Status AllReduceSum(at::Tensor& tensor) = 0;
-  // The same beside the caller, who leaves `tensor` alone until Wait(). Several may be on their way;
-  // every rank starts them in the same order. This one does it at once.
+  // The same beside the caller, who leaves `tensor` alone until Wait(). Several may be on their
+  // way; every rank starts them in the same order. This one does it at once.
   virtual std::unique_ptr<PendingCollective> StartAllReduceSum(at::Tensor& tensor);
   // In place, from rank `root`. REQUIRES: as AllReduceSum.
   virtual absl::Status Broadcast(at::Tensor& tensor, int root) = 0;

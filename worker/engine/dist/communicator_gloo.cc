@@ -113,8 +113,7 @@ absl::Status GlooCommunicator::ReduceScatterSum(const at::Tensor& whole, at::Ten
   at::Tensor sent = whole.view({size(), -1});
   at::Tensor pieces = at::empty_like(sent);
   std::vector<int64_t> equal;
-  LATHE_RETURN_IF_ERROR(
-      Wait("reduce-scatter", *group_->alltoall_base(pieces, sent, equal, equal)));
+  LATHE_RETURN_IF_ERROR(Wait("reduce-scatter", *group_->alltoall_base(pieces, sent, equal, equal)));
   at::Tensor sum = part.view({-1});
   sum.copy_(pieces[0]);
   for (int64_t i = 1; i < size(); ++i) sum.add_(pieces[i]);

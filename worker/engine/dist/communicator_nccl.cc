@@ -99,8 +99,8 @@ absl::Status NcclCommunicator::Connect() {
   if (rank() == 0 && ncclGetUniqueId(&id) == ncclSuccess) own.assign(id.internal, sizeof(id));
   LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> ids, control_->AllGather(own));
   if (ids[0].size() != sizeof(id)) {
-    return absl::UnavailableError(absl::StrCat("NCCL: rank 0 sent an id of ", ids[0].size(),
-                                               " bytes; must be ", sizeof(id)));
+    return absl::UnavailableError(
+        absl::StrCat("NCCL: rank 0 sent an id of ", ids[0].size(), " bytes; must be ", sizeof(id)));
   }
   std::memcpy(&id, ids[0].data(), sizeof(id));
   const ncclResult_t result = ncclCommInitRank(&comm_, size(), id, rank());
@@ -200,9 +200,9 @@ class Plugin final : public NcclPlugin {
                                                      const NcclOptions& options) override {
     const CudaDevices devices = CountDevices();
     if (options.device < 0 || options.device >= devices.count) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "device is ", options.device, "; this machine has ", devices.count, " CUDA devices",
-          devices.reason.empty() ? "" : ": ", devices.reason));
+      return absl::FailedPreconditionError(
+          absl::StrCat("device is ", options.device, "; this machine has ", devices.count,
+                       " CUDA devices", devices.reason.empty() ? "" : ": ", devices.reason));
     }
     auto group = std::make_unique<NcclCommunicator>(std::move(control), options);
     LATHE_RETURN_IF_ERROR(group->Connect());

@@ -11,10 +11,9 @@ namespace {
 
 absl::Status LoaderError(const std::filesystem::path& library) {
   const char* words = dlerror();
-  return absl::FailedPreconditionError(
-      absl::StrCat("NCCL plugin ", library.string(), ": ",
-                   words == nullptr ? "cannot be opened" : words,
-                   "; needs what scripts/setup --cuda installs"));
+  return absl::FailedPreconditionError(absl::StrCat("NCCL plugin ", library.string(), ": ",
+                                                    words == nullptr ? "cannot be opened" : words,
+                                                    "; needs what scripts/setup --cuda installs"));
 }
 
 }  // namespace

@@ -8,8 +8,9 @@
 #include "absl/time/time.h"
 #include "worker/engine/dist/communicator.h"
 
-// The NCCL communicator is a shared library of its own, opened at run time: one lathe-trainer serves
-// machines with and without GPUs, and is built without CUDA. docs/gpu.md says what of it has run.
+// The NCCL communicator is a shared library of its own, opened at run time: one lathe-trainer
+// serves machines with and without GPUs, and is built without CUDA. docs/gpu.md says what of it has
+// run.
 
 namespace lathe {
 

@@ -77,9 +77,9 @@ absl::StatusOr<Parity> CompareAnswers(const CanaryAnswers& trained, const Canary
   Parity parity{.max_logit_difference = difference.max().item<double>(),
                 .kl = MeanKl(trained.logits, exported.logits),
                 .positions = trained.logits.size(0)};
-  const auto equal = std::inner_product(trained.greedy.begin(), trained.greedy.end(),
-                                        exported.greedy.begin(), int64_t{0}, std::plus<>(),
-                                        std::equal_to<>());
+  const auto equal =
+      std::inner_product(trained.greedy.begin(), trained.greedy.end(), exported.greedy.begin(),
+                         int64_t{0}, std::plus<>(), std::equal_to<>());
   parity.greedy_agreement =
       static_cast<double>(equal) / static_cast<double>(std::max<size_t>(1, trained.greedy.size()));
   return parity;

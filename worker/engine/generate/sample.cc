@@ -49,9 +49,8 @@ void KeepTopK(std::vector<Candidate>& all, int64_t top_k) {
   const auto last = sorted.begin() + static_cast<std::ptrdiff_t>(top_k - 1);
   std::nth_element(sorted.begin(), last, sorted.end(),
                    [](const Candidate& a, const Candidate& b) { return Less(b, a); });
-  std::erase_if(all, [&](const Candidate& candidate) {
-    return candidate.probability < last->probability;
-  });
+  std::erase_if(
+      all, [&](const Candidate& candidate) { return candidate.probability < last->probability; });
   double mass = 0;
   for (const Candidate& candidate : all) mass += candidate.probability;
   for (Candidate& candidate : all) candidate.probability /= mass;

@@ -14,9 +14,8 @@ void ForEachRows(const LinearGroup& group, at::ScalarType dtype,
                  const std::function<void(int64_t column, const at::Tensor& rows)>& use) {
   int64_t begin = 0;
   for (const Nf4Matrix& layer : group.quantized) {
-    ForEachPiece(layer, dtype, [&](int64_t first, const at::Tensor& rows) {
-      use(begin + first, rows);
-    });
+    ForEachPiece(layer, dtype,
+                 [&](int64_t first, const at::Tensor& rows) { use(begin + first, rows); });
     begin += layer.rows;
   }
 }

@@ -201,8 +201,7 @@ at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const Lora
   variable_list tensors;
   if (update != nullptr) {
     const PlanPtr plan = MakePlan(group, *update, tensors);
-    if (!tensors.empty())
-      return LoraLinearFunction::apply(x, at::TensorList(tensors), plan);
+    if (!tensors.empty()) return LoraLinearFunction::apply(x, at::TensorList(tensors), plan);
   }
   return FrozenLinearFunction::apply(x, MakePlan(group, {}, tensors));
 }

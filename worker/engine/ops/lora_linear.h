@@ -17,8 +17,8 @@ namespace lathe {
 
 // Update of one layer; undefined tensors: none.
 struct LoraPair {
-  at::Tensor a;  // [r, I]
-  at::Tensor b;  // [O_i, r]
+  at::Tensor a;               // [r, I]
+  at::Tensor b;               // [O_i, r]
   at::Tensor magnitude = {};  // [O_i], dora_linear.h. Undefined: plain LoRA.
 };
 

@@ -27,7 +27,8 @@ void InBlocks(int64_t num_values, const Work& work) {
   const auto num_blocks = static_cast<int64_t>(Nf4Blocks(static_cast<size_t>(num_values)));
   at::parallel_for(0, num_blocks, kGrainBlocks, [&](int64_t begin, int64_t end) {
     const int64_t first = begin * kBlock;
-    work(static_cast<size_t>(first), static_cast<size_t>(std::min(num_values, end * kBlock) - first));
+    work(static_cast<size_t>(first),
+         static_cast<size_t>(std::min(num_values, end * kBlock) - first));
   });
 }
 
@@ -48,8 +49,8 @@ void FillRows(const Nf4Matrix& matrix, int64_t first_row, const at::Tensor& rows
   });
 }
 
-// The thread's own, kept: a new one for every product would leave holes among the activations, which
-// live longer (SmolLM2-135M: 150 MB).
+// The thread's own, kept: a new one for every product would leave holes among the activations,
+// which live longer (SmolLM2-135M: 150 MB).
 at::Tensor Scratch(int64_t num_values) {
   thread_local at::Tensor scratch;
   if (!scratch.defined() || scratch.numel() < num_values) {
@@ -69,12 +70,13 @@ Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
     return at::empty({static_cast<int64_t>(count)}, at::TensorOptions().dtype(at::kByte));
   };
   const at::Tensor scales = at::empty({static_cast<int64_t>(Nf4Blocks(num_values))}, at::kFloat);
-  Nf4Matrix matrix = {.codes = bytes(Nf4CodeBytes(num_values)),
-                      .scale_indices = bytes(Nf4Blocks(num_values)),
-                      .nested = at::empty(
-                          {static_cast<int64_t>(Nf4NestedBlocks(Nf4Blocks(num_values)))}, at::kFloat),
-                      .rows = weight.size(0),
-                      .cols = weight.size(1)};
+  Nf4Matrix matrix = {
+      .codes = bytes(Nf4CodeBytes(num_values)),
+      .scale_indices = bytes(Nf4Blocks(num_values)),
+      .nested =
+          at::empty({static_cast<int64_t>(Nf4NestedBlocks(Nf4Blocks(num_values)))}, at::kFloat),
+      .rows = weight.size(0),
+      .cols = weight.size(1)};
   const std::span<const float> values(weight.const_data_ptr<float>(), num_values);
   InBlocks(weight.numel(), [&](size_t first, size_t count) {
     QuantizeNf4(values.subspan(first, count),

@@ -30,8 +30,8 @@ GradientBuckets::GradientBuckets(FlatParameters& parameters, Communicator& group
     const at::Tensor& tensor = tensors[i].tensor;
     begin -= tensor.numel();
     ++num_tensors;
-    torch::autograd::impl::set_post_acc_grad_hooks(
-        tensor, std::make_unique<Hook>(*this, buckets_.size()));
+    torch::autograd::impl::set_post_acc_grad_hooks(tensor,
+                                                   std::make_unique<Hook>(*this, buckets_.size()));
     if (i > 0 && (end - begin) * tensor.element_size() < bucket_bytes) continue;
     buckets_.push_back({.range = parameters.gradients().narrow(0, begin, end - begin),
                         .num_tensors = num_tensors});

@@ -38,9 +38,9 @@ class GradientBuckets {
  private:
   class Hook;
   struct Bucket {
-    at::Tensor range;         // View of the flat gradients.
-    int64_t num_tensors = 0;  // In it.
-    int64_t num_missing = 0;  // Whose gradient is not complete.
+    at::Tensor range;                                  // View of the flat gradients.
+    int64_t num_tensors = 0;                           // In it.
+    int64_t num_missing = 0;                           // Whose gradient is not complete.
     std::unique_ptr<PendingCollective> sum = nullptr;  // Null: not started.
   };
 

@@ -29,8 +29,9 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 
-// Before the first group: c10d's flight recorder adds every new group to one map of the process, and
-// takes no lock. Groups of one process are made by one thread, except here, where ranks are threads.
+// Before the first group: c10d's flight recorder adds every new group to one map of the process,
+// and takes no lock. Groups of one process are made by one thread, except here, where ranks are
+// threads.
 const int kNoFlightRecorder = setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
 
 GlooOptions Options(int rank, int size, int port, UniqueFd listen_fd = {}) {

@@ -90,9 +90,8 @@ class WireTest : public ::testing::TestWithParam<int> {
     if (!host.ok()) GTEST_SKIP() << host.status().message();
     Meter meter(*host, "lo");
     const std::vector<Place> places(static_cast<size_t>(GetParam()), Place{&*host, "127.0.0.1"});
-    RunRanks(places, [&](Communicator& group) {
-      meter.Measure(group, [&] { return collective(group); });
-    });
+    RunRanks(places,
+             [&](Communicator& group) { meter.Measure(group, [&] { return collective(group); }); });
     meter.ExpectSent(expected_);
   }
 

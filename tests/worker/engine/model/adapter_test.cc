@@ -137,7 +137,8 @@ TEST(AddAdapterTest, RefusesWhatIsOutOfRangeByName) {
 TEST(AddAdapterTest, DoraStartsAsTheBaseWithTheTensorsOfPeft) {
   const auto model = LoadTiny(/*fp64=*/false);
   ASSERT_TRUE(model->AddAdapter("new", {.rank = 4, .dora = true}, 7).ok());
-  const auto file = SafetensorsFile::Open(DataFolder() / "tiny-adapter-dora/adapter_model.safetensors");
+  const auto file =
+      SafetensorsFile::Open(DataFolder() / "tiny-adapter-dora/adapter_model.safetensors");
   ASSERT_TRUE(file.ok()) << file.status();
   const auto tensors = model->AdapterTensors("new");
   EXPECT_EQ(tensors.size(), file->tensors().size());

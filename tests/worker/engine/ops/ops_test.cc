@@ -140,11 +140,11 @@ TEST_P(LoraLinearTest, WithMagnitudesEqualsPlainDoraPlusBias) {
       },
       [&](const auto& in) {
         const at::Tensor& x = in[0];
-        return group.bias + at::cat(
-            {PlainDora(x, group.weight.slice(0, 0, 4), in[1], in[2], in[5], mask(x, 0)),
-             at::matmul(x, group.weight.slice(0, 4, 6).t()),
-             PlainDora(x, group.weight.slice(0, 6, 9), in[3], in[4], in[6], mask(x, 2))},
-            1);
+        return group.bias +
+               at::cat({PlainDora(x, group.weight.slice(0, 0, 4), in[1], in[2], in[5], mask(x, 0)),
+                        at::matmul(x, group.weight.slice(0, 4, 6).t()),
+                        PlainDora(x, group.weight.slice(0, 6, 9), in[3], in[4], in[6], mask(x, 2))},
+                       1);
       },
       {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
        Random({3, 2}, 9), Random({4}, 10), Random({3}, 11)});
