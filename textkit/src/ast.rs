@@ -13,7 +13,7 @@ pub enum NodeKind {
     Text(String),
     Print(Expr),
     Set {
-        targets: Vec<Target>,
+        target: Target,
         value: Expr,
     },
     /// `{% set name %}...{% endset %}`, with filters.
@@ -27,13 +27,18 @@ pub enum NodeKind {
         otherwise: Vec<Node>,
     },
     For(Box<ForLoop>),
+    /// `{% with a = 1, b = 2 %}`
+    With {
+        values: Vec<(Name, Expr)>,
+        body: Vec<Node>,
+    },
     /// Index into Program::macros.
     Macro(usize),
     FilterBlock {
         filters: Vec<Call>,
         body: Vec<Node>,
     },
-    /// A body that is rendered as it stands: `{% generation %}`.
+    /// A body that is rendered as it stands, with names of its own: `{% generation %}`.
     Block(Vec<Node>),
     Break,
     Continue,
@@ -42,10 +47,11 @@ pub enum NodeKind {
 pub enum Target {
     Name(Name),
     Attribute(Name, Name),
+    Several(Vec<Target>),
 }
 
 pub struct ForLoop {
-    pub targets: Vec<Name>,
+    pub target: Target,
     pub items: Expr,
     pub condition: Option<Expr>,
     pub body: Vec<Node>,
@@ -101,6 +107,7 @@ pub enum ExprKind {
     },
     Not(Box<Expr>),
     Negative(Box<Expr>),
+    Positive(Box<Expr>),
     And(Box<Expr>, Box<Expr>),
     Or(Box<Expr>, Box<Expr>),
     Binary(Operator, Box<Expr>, Box<Expr>),
@@ -122,6 +129,7 @@ pub enum Operator {
     Divide,
     FloorDivide,
     Remainder,
+    Power,
     Concatenate,
 }
 

@@ -8,10 +8,12 @@ use crate::clock;
 use crate::operators::{check_output, contains, iterate, join};
 use crate::strings;
 use crate::text::Text;
-use crate::value::{check_holdable, problem, Fault, Fuel, Outcome, Value};
+use crate::value::{check_holdable, problem, Fault, Fuel, ListKind, Loop, Outcome, Value};
 
 const MAX_RANGE: i128 = 100_000;
-const FUNCTIONS: [&str; 5] = ["dict", "namespace", "raise_exception", "range", "strftime_now"];
+/// The last three are known, so that templates can ask for them, but not supported.
+const FUNCTIONS: [&str; 8] =
+    ["dict", "namespace", "raise_exception", "range", "strftime_now", "cycler", "joiner", "lipsum"];
 
 /// The arguments of one call, taken out one by one.
 pub struct Arguments {
@@ -74,6 +76,16 @@ impl Arguments {
         std::mem::take(&mut self.named)
     }
 
+    /// For what Python takes by place only.
+    pub fn no_names(&self) -> Outcome<()> {
+        match self.named.first() {
+            Some((name, _)) => {
+                problem(format!("{}: takes no argument by name '{name}'", self.name))
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Nothing may be left.
     pub fn finish(self, most: usize) -> Outcome<()> {
         if let Some((name, _)) = self.named.first() {
@@ -103,31 +115,71 @@ pub fn call_function(name: &str, mut arguments: Arguments, fuel: &Fuel) -> Outco
             clock::format(format.as_str()).map(|text| Value::text(&text))
         }
         "range" => range(arguments, fuel),
-        "namespace" => namespace(arguments),
-        _ => {
-            let items = arguments.take_named();
-            arguments.finish(0)?;
-            Value::map(
-                items.into_iter().map(|(key, value)| (Text::template(&key), value)).collect(),
-            )
-        }
+        "namespace" => namespace(arguments, fuel),
+        "dict" => Value::map(pairs_of(arguments, fuel)?),
+        _ => problem(format!("function '{name}' is not supported")),
     }
 }
 
-fn namespace(mut arguments: Arguments) -> Outcome<Value> {
-    let mut items = Vec::new();
-    if let Some(Value::Map(map)) = arguments.take(0, "") {
-        items
-            .extend(map.items.iter().map(|(key, value)| (key.as_str().to_string(), value.clone())));
+/// The pairs of a dict or a list of pairs, and the named arguments.
+fn pairs_of(mut arguments: Arguments, fuel: &Fuel) -> Outcome<Vec<(Text, Value)>> {
+    let name = arguments.name.clone();
+    let mut out: Vec<(Text, Value)> = Vec::new();
+    let mut add = |key: Text, value: Value| {
+        fuel.step(1 + out.len() / 16)?;
+        match out.iter_mut().find(|(known, _)| known.as_str() == key.as_str()) {
+            Some((_, place)) => *place = value,
+            None => out.push((key, value)),
+        }
+        Ok(())
+    };
+    match arguments.take(0, "") {
+        Some(Value::Map(map)) => {
+            map.items.iter().try_for_each(|(key, value)| add(key.clone(), value.clone()))?;
+        }
+        Some(other) => {
+            for pair in iterate(&other, fuel)? {
+                match &iterate(&pair, fuel)?[..] {
+                    [Value::Str(key), value] => add(key.clone(), value.clone())?,
+                    _ => {
+                        return problem(format!("{name}: an item is no pair of a str and a value"))
+                    }
+                }
+            }
+        }
+        None => {}
     }
-    items.extend(arguments.take_named());
+    for (key, value) in arguments.take_named() {
+        add(Text::template(&key), value)?;
+    }
     arguments.finish(1)?;
-    items.iter().try_for_each(|(_, value)| check_holdable(value))?;
+    Ok(out)
+}
+
+/// transformers lets no template store such a name.
+pub fn check_attribute_name(name: &str) -> Outcome<()> {
+    if name.starts_with('_') {
+        return problem(format!("a namespace cannot hold '{name}': it begins with '_'"));
+    }
+    Ok(())
+}
+
+fn namespace(arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let pairs = pairs_of(arguments, fuel)?;
+    let items: Vec<(String, Value)> =
+        pairs.into_iter().map(|(key, value)| (key.as_str().to_string(), value)).collect();
+    for (name, value) in &items {
+        check_attribute_name(name)?;
+        check_holdable(value)?;
+    }
     Ok(Value::Namespace(Rc::new(RefCell::new(items))))
 }
 
 fn range(mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
-    let first = arguments.take_int(0, "start")?.unwrap_or(0);
+    arguments.no_names()?;
+    let Some(first) = arguments.take_int(0, "start")? else {
+        return problem("range: needs a number");
+    };
     let second = arguments.take_int(1, "stop")?;
     let step = arguments.take_int(2, "step")?.unwrap_or(1);
     arguments.finish(3)?;
@@ -136,27 +188,38 @@ fn range(mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
         return problem("range: step is 0");
     }
     let distance = if step > 0 { end.saturating_sub(begin) } else { begin.saturating_sub(end) };
-    let count = (distance.max(0) + step.abs() - 1) / step.abs();
+    let size = step.unsigned_abs() as i128;
+    let count = distance.max(0) / size + i128::from(distance > 0 && distance % size != 0);
     if count > MAX_RANGE {
         return problem(format!("range: has {count} numbers; allowed are {MAX_RANGE}"));
     }
     fuel.step(count as usize)?;
-    Value::list((0..count).map(|index| Value::Int(begin + index * step)).collect())
+    let numbers = (0..count).map(|index| Value::Int(begin + index * step)).collect();
+    Value::of_kind(numbers, ListKind::Range)
 }
 
 pub fn call_method(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     match (value, arguments.name.as_str()) {
         (Value::Str(text), _) => strings::call(text, arguments, fuel),
-        (Value::Map(map), "items" | "keys" | "values" | "get") => {
+        (Value::Safe(_), method) => {
+            problem(format!("the method '{method}' of a string from `safe` is not supported"))
+        }
+        (Value::Loop(state), _) => call_loop(state, arguments, fuel),
+        (Value::Map(map), "items" | "keys" | "values" | "get" | "copy") => {
             fuel.step(map.items.len())?;
+            arguments.no_names()?;
             if arguments.name == "get" {
                 return get(value, arguments, fuel);
+            }
+            if arguments.name == "copy" {
+                return arguments.finish(0).map(|()| value.clone());
             }
             let name = arguments.name.clone();
             arguments.finish(0)?;
             pairs(value, &name)
         }
         (Value::List(list), "index" | "count") => {
+            arguments.no_names()?;
             let wanted = arguments.take(0, "value").unwrap_or(Value::None);
             let is_count = arguments.name == "count";
             arguments.finish(1)?;
@@ -181,6 +244,27 @@ pub fn call_method(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
     }
 }
 
+/// loop.cycle() and loop.changed()
+fn call_loop(state: &Loop, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let name = arguments.name.clone();
+    arguments.no_names()?;
+    let values = arguments.take_rest();
+    match name.as_str() {
+        "cycle" if values.is_empty() => problem("loop.cycle: needs values"),
+        "cycle" => Ok(values[state.index % values.len()].clone()),
+        "changed" => {
+            let values = Value::list(values)?;
+            let last = state.seen.replace(Some(values.clone()));
+            let is_same = match last {
+                Some(last) => last.equals(&values, fuel)?,
+                None => false,
+            };
+            Ok(Value::Bool(!is_same))
+        }
+        _ => problem(format!("loop.{name}(...) is not supported")),
+    }
+}
+
 fn get(map: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     let key = arguments.take(0, "key").unwrap_or(Value::None);
     let default = arguments.take(1, "default").unwrap_or(Value::None);
@@ -200,9 +284,14 @@ pub fn pairs(map: &Value, which: &str) -> Outcome<Value> {
     let of = |(key, value): &(Text, Value)| match which {
         "keys" => Ok(Value::Str(key.clone())),
         "values" => Ok(value.clone()),
-        _ => Value::sequence(vec![Value::Str(key.clone()), value.clone()], true),
+        _ => Value::of_kind(vec![Value::Str(key.clone()), value.clone()], ListKind::Tuple),
     };
-    Value::list(map.items.iter().map(of).collect::<Outcome<Vec<Value>>>()?)
+    let kind = match which {
+        "keys" => ListKind::Keys,
+        "values" => ListKind::Values,
+        _ => ListKind::Items,
+    };
+    Value::of_kind(map.items.iter().map(of).collect::<Outcome<Vec<Value>>>()?, kind)
 }
 
 /// str.join()

@@ -6,11 +6,11 @@ use std::rc::Rc;
 use crate::ast::{
     Call, Comparison, Expr, ExprKind, ForLoop, Node, NodeKind, Operator, Program, Target,
 };
-use crate::calls::{call_function, call_method, Arguments};
+use crate::calls::{call_function, call_method, check_attribute_name, Arguments};
 use crate::filters::{apply_filter, apply_test};
 use crate::operators;
 use crate::text::{Text, TextBuilder};
-use crate::value::{check_holdable, problem, Fault, Fuel, Loop, Outcome, Value};
+use crate::value::{check_holdable, problem, Fault, Fuel, ListKind, Loop, Outcome, Value};
 
 const MAX_DEPTH: usize = 600;
 const MAX_MACRO_DEPTH: usize = 100;
@@ -86,9 +86,9 @@ impl Interpreter<'_> {
                 let text = self.value(value)?.to_text(&self.fuel)?;
                 self.write(&text, out)?;
             }
-            NodeKind::Set { targets, value } => {
+            NodeKind::Set { target, value } => {
                 let value = self.value(value)?;
-                self.assign_all(targets, value)?;
+                self.assign(target, value)?;
             }
             NodeKind::SetBlock { target, filters, body } => {
                 let value = self.captured(body, filters)?;
@@ -107,11 +107,18 @@ impl Interpreter<'_> {
                 return self.body(otherwise, out);
             }
             NodeKind::For(node) => return self.for_loop(node, out),
+            NodeKind::With { values, body } => {
+                let mut frame = Frame::new();
+                for (name, value) in values {
+                    frame.push((Rc::from(&**name), self.value(value)?));
+                }
+                return self.framed(frame, body, out);
+            }
             NodeKind::Macro(index) => {
                 let name = Rc::from(&*self.program.macros[*index].name);
-                self.define(name, Value::Macro(*index));
+                self.define(name, Value::Macro { index: *index, scopes: self.frames.len() });
             }
-            NodeKind::Block(body) => return self.body(body, out),
+            NodeKind::Block(body) => return self.framed(Frame::new(), body, out),
             NodeKind::Break => return Ok(Flow::Break),
             NodeKind::Continue => return Ok(Flow::Continue),
         }
@@ -124,12 +131,17 @@ impl Interpreter<'_> {
         operators::check_output(out.len())
     }
 
+    /// A body with names of its own.
+    fn framed(&mut self, frame: Frame, body: &[Node], out: &mut TextBuilder) -> Outcome<Flow> {
+        self.frames.push(frame);
+        let flow = self.body(body, out);
+        self.frames.pop();
+        flow
+    }
+
     fn captured(&mut self, body: &[Node], filters: &[Call]) -> Outcome<Value> {
         let mut inner = TextBuilder::default();
-        self.frames.push(Frame::new());
-        let flow = self.body(body, &mut inner);
-        self.frames.pop();
-        flow?;
+        self.framed(Frame::new(), body, &mut inner)?;
         let mut value = Value::Str(inner.finish());
         for filter in filters {
             value = self.filter(value, filter)?;
@@ -145,14 +157,6 @@ impl Interpreter<'_> {
         }
     }
 
-    fn assign_all(&mut self, targets: &[Target], value: Value) -> Outcome<()> {
-        if let [target] = targets {
-            return self.assign(target, value);
-        }
-        let values = self.unpacked(&value, targets.len())?;
-        targets.iter().zip(values).try_for_each(|(target, value)| self.assign(target, value))
-    }
-
     fn assign(&mut self, target: &Target, value: Value) -> Outcome<()> {
         match target {
             Target::Name(name) => {
@@ -164,8 +168,16 @@ impl Interpreter<'_> {
                     return problem(format!("cannot set '{name}.{key}': '{name}' is no namespace"));
                 };
                 check_holdable(&value)?;
+                check_attribute_name(key)?;
                 set_attribute(&items, key, value);
                 Ok(())
+            }
+            Target::Several(targets) => {
+                let values = self.unpacked(&value, targets.len())?;
+                targets
+                    .iter()
+                    .zip(values)
+                    .try_for_each(|(target, value)| self.assign(target, value))
             }
         }
     }
@@ -185,7 +197,7 @@ impl Interpreter<'_> {
             let mut kept = Vec::new();
             for item in items {
                 self.frames.push(Frame::new());
-                self.bind(node, &item)?;
+                self.assign(&node.target, item.clone())?;
                 let is_kept = self.value(condition)?.is_true();
                 self.frames.pop();
                 if is_kept {
@@ -194,36 +206,26 @@ impl Interpreter<'_> {
             }
             items = kept;
         }
-        if items.is_empty() {
-            return self.body(&node.otherwise, out);
-        }
         let items = Rc::new(items);
+        let seen = Rc::default();
+        // jinja2 takes the `else` branch unless a whole item was gone through.
+        let mut is_done = false;
         for (index, item) in items.iter().enumerate() {
-            self.frames.push(Frame::new());
-            self.define(
-                Rc::from("loop"),
-                Value::Loop(Rc::new(Loop { items: items.clone(), index })),
-            );
-            self.bind(node, item)?;
+            let state = Loop { items: items.clone(), index, seen: Rc::clone(&seen) };
+            self.frames.push(vec![(Rc::from("loop"), Value::Loop(Rc::new(state)))]);
+            self.assign(&node.target, item.clone())?;
             let flow = self.body(&node.body, out)?;
             self.frames.pop();
-            if matches!(flow, Flow::Break) {
-                break;
+            match flow {
+                Flow::Break => break,
+                Flow::Continue => {}
+                Flow::Next => is_done = true,
             }
         }
-        Ok(Flow::Next)
-    }
-
-    fn bind(&mut self, node: &ForLoop, item: &Value) -> Outcome<()> {
-        if let [name] = &node.targets[..] {
-            self.define(Rc::from(&**name), item.clone());
-            return Ok(());
+        if is_done {
+            return Ok(Flow::Next);
         }
-        let values = self.unpacked(item, node.targets.len())?;
-        for (name, value) in node.targets.iter().zip(values) {
-            self.define(Rc::from(&**name), value);
-        }
-        Ok(())
+        self.framed(Frame::new(), &node.otherwise, out)
     }
 
     fn lookup(&self, name: &str) -> Value {
@@ -233,6 +235,16 @@ impl Interpreter<'_> {
         found
             .or_else(|| crate::calls::function_named(name).map(Value::Function))
             .unwrap_or_else(|| Value::undefined(name))
+    }
+
+    fn named(&self, name: &str) -> Outcome<Value> {
+        let found = self.lookup(name);
+        let is_macros_own = matches!(name, "caller" | "kwargs" | "varargs");
+        let is_lacked = name == "self" || (self.macro_depth > 0 && is_macros_own);
+        if is_lacked && found.is_undefined() {
+            return problem(format!("'{name}' is not supported"));
+        }
+        Ok(found)
     }
 
     fn value(&mut self, expr: &Expr) -> Outcome<Value> {
@@ -252,9 +264,9 @@ impl Interpreter<'_> {
             ExprKind::Float(value) => Ok(Value::Float(*value)),
             ExprKind::Bool(value) => Ok(Value::Bool(*value)),
             ExprKind::None => Ok(Value::None),
-            ExprKind::Name(name) => Ok(self.lookup(name)),
+            ExprKind::Name(name) => self.named(name),
             ExprKind::List(items) => Value::list(self.values(items)?),
-            ExprKind::Tuple(items) => Value::sequence(self.values(items)?, true),
+            ExprKind::Tuple(items) => Value::of_kind(self.values(items)?, ListKind::Tuple),
             ExprKind::Map(items) => self.map(items),
             ExprKind::Attribute(value, name) => {
                 let value = self.value(value)?;
@@ -282,7 +294,8 @@ impl Interpreter<'_> {
     fn operation(&mut self, expr: &Expr) -> Outcome<Value> {
         match &expr.kind {
             ExprKind::Not(value) => Ok(Value::Bool(!self.value(value)?.is_true())),
-            ExprKind::Negative(value) => operators::negative(&self.value(value)?),
+            ExprKind::Negative(value) => operators::signed(&self.value(value)?, true),
+            ExprKind::Positive(value) => operators::signed(&self.value(value)?, false),
             ExprKind::And(left, right) => {
                 let left = self.value(left)?;
                 if left.is_true() {
@@ -379,21 +392,28 @@ impl Interpreter<'_> {
     }
 
     fn function(&mut self, call: &Call) -> Outcome<Value> {
-        match self.lookup(&call.name) {
-            Value::Macro(index) => {
-                let arguments = self.arguments(call)?;
-                at(call.line, self.call_macro(index, arguments))
+        let function = self.named(&call.name)?;
+        self.call(&function, call)
+    }
+
+    fn call(&mut self, function: &Value, call: &Call) -> Outcome<Value> {
+        let mut arguments = self.arguments(call)?;
+        match function {
+            Value::Macro { index, scopes } => {
+                at(call.line, self.call_macro(*index, *scopes, arguments))
             }
-            Value::Function(name) => {
-                let arguments = self.arguments(call)?;
-                call_function(name, arguments, &self.fuel)
+            Value::Function(name) => call_function(name, arguments, &self.fuel),
+            Value::Method(method) => {
+                arguments.name = method.name.to_string();
+                at(call.line, call_method(&method.of, arguments, &self.fuel))
             }
             Value::Undefined(_) => problem(format!("function '{}' is not known here", call.name)),
             other => problem(format!("'{}' is a {}, not a function", call.name, other.type_name())),
         }
     }
 
-    fn call_macro(&mut self, index: usize, arguments: Arguments) -> Outcome<Value> {
+    /// A macro sees the first `scopes` scopes: those that it was defined in.
+    fn call_macro(&mut self, index: usize, scopes: usize, arguments: Arguments) -> Outcome<Value> {
         self.macro_depth += 1;
         if self.macro_depth > MAX_MACRO_DEPTH {
             return problem(format!("recursion deeper than the {MAX_MACRO_DEPTH} macros allowed"));
@@ -401,13 +421,14 @@ impl Interpreter<'_> {
         let program = self.program;
         let definition = &program.macros[index];
         // What the caller's loops set is out of a macro's sight.
-        let hidden = self.frames.split_off(2);
+        let scopes = scopes.min(self.frames.len());
+        let hidden = self.frames.split_off(scopes);
         self.frames.push(Frame::new());
         let mut out = TextBuilder::default();
         let outcome = self
             .bind_parameters(&definition.parameters, arguments)
             .and_then(|()| self.body(&definition.body, &mut out));
-        self.frames.truncate(2);
+        self.frames.truncate(scopes);
         self.frames.extend(hidden);
         self.macro_depth -= 1;
         outcome?;
@@ -432,13 +453,11 @@ impl Interpreter<'_> {
 
     fn method(&mut self, value: &Expr, call: &Call) -> Outcome<Value> {
         let value = self.value(value)?;
-        let arguments = self.arguments(call)?;
         if let Value::Namespace(_) | Value::Map(_) = &value {
-            // A macro may be kept in one.
-            if let Value::Macro(index) = operators::attribute(&value, &call.name, &self.fuel)? {
-                return self.call_macro(index, arguments);
-            }
+            let function = operators::attribute(&value, &call.name, &self.fuel)?;
+            return self.call(&function, call);
         }
+        let arguments = self.arguments(call)?;
         at(call.line, call_method(&value, arguments, &self.fuel))
     }
 

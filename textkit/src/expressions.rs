@@ -17,7 +17,7 @@ impl Tokens {
         let mut parameters = Vec::new();
         self.expect_sign("(")?;
         while !self.take_sign(")") {
-            let name = self.name()?;
+            let name = self.new_name()?;
             let default = if self.take_sign("=") { Some(self.expression()?) } else { None };
             parameters.push((name, default));
             if !self.take_sign(",") {
@@ -192,7 +192,12 @@ impl Tokens {
             ("/", Operator::Divide),
             ("%", Operator::Remainder),
         ];
-        self.binary(&signs, Tokens::unary)
+        self.binary(&signs, Tokens::power)
+    }
+
+    /// From left to right, unlike in Python.
+    fn power(&mut self) -> LexResult<Expr> {
+        self.binary(&[("**", Operator::Power)], Tokens::unary)
     }
 
     fn unary(&mut self) -> LexResult<Expr> {
@@ -206,7 +211,8 @@ impl Tokens {
             return Ok(self.expr(ExprKind::Negative(Box::new(value))));
         }
         if self.take_sign("+") {
-            return self.nested(Tokens::unary_without_filters);
+            let value = self.nested(Tokens::unary_without_filters)?;
+            return Ok(self.expr(ExprKind::Positive(Box::new(value))));
         }
         let value = self.primary()?;
         self.postfix(value)
@@ -408,7 +414,10 @@ impl Tokens {
         }
         let mut call = Call { line: self.line, name, arguments: Vec::new(), named: Vec::new() };
         let has_argument = match self.peek() {
-            Some(Token::Name(word)) => !is_keyword(word),
+            Some(Token::Name(word)) if word == "is" => {
+                return self.fault("tests stand in a chain; put the first into brackets");
+            }
+            Some(Token::Name(word)) => !matches!(word.as_str(), "and" | "else" | "or"),
             Some(Token::Text(_) | Token::Int(_) | Token::Float(_)) => true,
             Some(Token::Sign(sign)) => matches!(*sign, "[" | "{"),
             None => false,

@@ -1,21 +1,24 @@
 //! The filters and tests of jinja2 that chat templates use.
 
-use crate::ast::Comparison;
+use std::cmp::Ordering;
+
+use crate::ast::{Comparison, Operator};
 use crate::calls::{pairs, Arguments};
 use crate::json;
-use crate::operators::{attribute, compare, contains, iterate, join, length};
+use crate::numbers::number_filter;
+use crate::operators::{arithmetic, binary, compare, item, iterate, join, length};
 use crate::strings;
-use crate::text::{is_space, Text};
+use crate::text::{Text, TextBuilder};
 use crate::value::{problem, Fuel, Outcome, Value};
 
 const FILTERS: &str =
-    "abs, capitalize, count, d, default, dictsort, first, float, indent, int, items, \
-                       join, last, length, list, lower, lstrip, map, max, min, reject, rejectattr, \
-                       replace, reverse, round, rstrip, select, selectattr, sort, string, sum, \
-                       title, tojson, trim, unique, upper";
-const TESTS: &str = "boolean, callable, defined, divisibleby, eq, even, false, float, ge, gt, in, \
-                     integer, iterable, le, lower, lt, mapping, ne, none, number, odd, sameas, \
-                     sequence, string, true, undefined, upper";
+    "abs, capitalize, count, d, default, dictsort, first, float, indent, int, items, join, last, \
+     length, list, lower, map, max, min, reject, rejectattr, replace, reverse, round, safe, \
+     select, selectattr, sort, string, sum, title, tojson, trim, unique, upper";
+const TESTS: &str =
+    "boolean, callable, defined, divisibleby, eq, escaped, even, false, float, ge, gt, in, \
+     integer, iterable, le, lower, lt, mapping, ne, none, number, odd, sameas, sequence, string, \
+     true, undefined, upper";
 
 pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     let name = arguments.name.clone();
@@ -28,8 +31,20 @@ pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
             Ok(if is_missing { other } else { value })
         }
         "tojson" => json::to_json(&value, arguments, fuel),
-        "trim" | "lstrip" | "rstrip" | "upper" | "lower" | "title" | "capitalize" | "replace"
-        | "string" | "indent" => text_filter(&value.to_text(fuel)?, arguments, fuel),
+        "safe" => {
+            arguments.finish(0)?;
+            value.to_text(fuel).map(Value::Safe)
+        }
+        "replace" => replace(&value, arguments, fuel),
+        "indent" | "trim" | "upper" | "lower" | "title" | "capitalize" | "string" => {
+            let changed = text_filter(&value, arguments, fuel)?;
+            // What was made from a string of `safe` is one too.
+            Ok(if matches!(value, Value::Safe(_)) {
+                Value::Safe(changed)
+            } else {
+                Value::Str(changed)
+            })
+        }
         "map" | "select" | "reject" | "selectattr" | "rejectattr" => each(&value, arguments, fuel),
         "length" | "count" => {
             arguments.finish(0)?;
@@ -37,7 +52,10 @@ pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
         }
         "int" | "float" | "abs" | "round" => number_filter(&value, arguments),
         "join" => {
-            let separator = arguments.take_text(0, "d")?.unwrap_or_else(|| Text::template(""));
+            let separator = match arguments.take(0, "d") {
+                Some(separator) => separator.to_text(fuel)?,
+                None => Text::template(""),
+            };
             let key = arguments.take(1, "attribute");
             arguments.finish(2)?;
             let mut items = iterate(&value, fuel)?;
@@ -50,198 +68,255 @@ pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
     }
 }
 
-fn text_filter(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+fn replace(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let (Some(from), Some(to)) = (arguments.take(0, "old"), arguments.take(1, "new")) else {
+        return problem("replace: needs the arguments 'old' and 'new'");
+    };
+    let most = arguments.take_int(2, "count")?.filter(|most| *most >= 0);
+    arguments.finish(3)?;
+    let most = most.map_or(usize::MAX, |most| most.min(1 << 40) as usize);
+    strings::replace(&value.to_text(fuel)?, &from.to_text(fuel)?, &to.to_text(fuel)?, most, fuel)
+}
+
+fn text_filter(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Text> {
     let name = arguments.name.clone();
+    let text = value.to_text(fuel)?;
     fuel.make(text.len())?;
     match name.as_str() {
-        "trim" | "lstrip" | "rstrip" => {
+        "trim" => {
             let chars = arguments.take_text(0, "chars")?;
             arguments.finish(1)?;
-            let which = if name == "trim" { "strip" } else { &name };
-            Ok(Value::Str(strings::strip(text, which, chars.as_ref())))
+            Ok(strings::strip(&text, "strip", chars.as_ref()))
         }
-        "replace" => {
-            let (from, to) = (arguments.need_text(0, "old")?, arguments.need_text(1, "new")?);
-            let most = arguments.take_int(2, "count")?;
-            arguments.finish(3)?;
-            strings::replace(text, &from, &to, most.map_or(usize::MAX, |n| n.max(0) as usize), fuel)
+        "indent" if value.as_str().is_none() => {
+            problem(format!("indent: got a {}; must be a str", value.type_name()))
         }
-        "indent" => indent(text, arguments, fuel),
-        "string" => {
-            arguments.finish(0)?;
-            Ok(Value::Str(text.clone()))
-        }
+        "indent" => indent(&text, arguments, fuel),
+        "string" => arguments.finish(0).map(|()| text),
         _ => {
             arguments.finish(0)?;
-            Ok(Value::Str(strings::change_case(text, &name)))
+            let case = if name == "title" { "title filter" } else { &name };
+            Ok(strings::change_case(&text, case))
         }
     }
 }
 
-fn indent(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+/// Line breaks of every kind become plain ones.
+fn indent(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Text> {
     let width = match arguments.take(0, "width") {
         None => " ".repeat(4),
         Some(Value::Str(text)) => text.as_str().to_string(),
-        Some(other) => " ".repeat(other.as_int().unwrap_or(4).clamp(0, 1000) as usize),
+        Some(other) => match other.as_int() {
+            Some(width) => " ".repeat(width.clamp(0, 1000) as usize),
+            None => return problem(format!("indent: width is a {}", other.type_name())),
+        },
     };
+    let width = Text::template(&width);
     let first = arguments.take(1, "first").is_some_and(|value| value.is_true());
     let blank = arguments.take(2, "blank").is_some_and(|value| value.is_true());
     arguments.finish(3)?;
-    let lines = text.as_str().matches('\n').count() + 1;
-    fuel.make(text.len().saturating_add(lines.saturating_mul(width.len())))?;
-    let (mut is_line_start, mut is_first) = (true, true);
-    let mut chars = text.as_str().chars().peekable();
-    let out = text.map_chars(|c, out| {
-        chars.next();
-        let wanted = is_line_start && (!is_first || first) && (c != '\n' || blank);
-        if wanted {
-            out.push_str(&width);
-        }
-        out.push(c);
-        is_line_start = c == '\n';
-        is_first = is_first && c != '\n';
-    });
-    Ok(Value::Str(out))
-}
-
-fn number_filter(value: &Value, mut arguments: Arguments) -> Outcome<Value> {
-    let name = arguments.name.clone();
-    let given = arguments.take(0, "default");
-    match name.as_str() {
-        "int" => {
-            arguments.finish(1)?;
-            let parsed = value.as_str().and_then(|text| {
-                let text = text.trim_matches(is_space);
-                text.parse::<i128>().ok().or_else(|| text.parse::<f64>().ok().map(|n| n as i128))
-            });
-            let number = value.as_int().or(parsed).or(value.as_float().map(|n| n as i128));
-            Ok(number.map_or(given.unwrap_or(Value::Int(0)), Value::Int))
-        }
-        "float" => {
-            arguments.finish(1)?;
-            let parsed = value.as_str().and_then(|text| text.trim_matches(is_space).parse().ok());
-            let number = value.as_float().or(parsed);
-            Ok(number.map_or(given.unwrap_or(Value::Float(0.0)), Value::Float))
-        }
-        "round" => {
-            let digits = given.as_ref().and_then(Value::as_int).unwrap_or(0).clamp(-15, 15) as i32;
-            arguments.finish(1)?;
-            let Some(number) = value.as_float() else {
-                return problem(format!("round: got a {}; must be a number", value.type_name()));
-            };
-            let scale = 10_f64.powi(digits);
-            Ok(Value::Float((number * scale).round_ties_even() / scale))
-        }
-        _ => match value {
-            Value::Float(number) => Ok(Value::Float(number.abs())),
-            _ => match value.as_int() {
-                Some(number) => Ok(Value::Int(number.abs())),
-                None => problem(format!("abs: got a {}; must be a number", value.type_name())),
-            },
-        },
+    let mut lines = strings::lines(text.as_str(), false);
+    if text.is_empty() || text.as_str().ends_with(strings::is_break) {
+        lines.push(&text.as_str()[text.len()..]);
     }
+    fuel.step(lines.len().saturating_mul(text.runs().len().max(1)))?;
+    fuel.make(text.len().saturating_add(lines.len().saturating_mul(width.len() + 1)))?;
+    let mut out = TextBuilder::default();
+    for (index, line) in lines.into_iter().enumerate() {
+        if index > 0 {
+            out.push(&Text::template("\n"));
+        }
+        if (index == 0 && first) || (index > 0 && (blank || !line.is_empty())) {
+            out.push(&width);
+        }
+        out.push(&text.part(line));
+    }
+    Ok(out.finish())
 }
 
 fn sequence_filter(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     let name = arguments.name.clone();
     match name.as_str() {
-        "items" if value.is_undefined() => Value::list(Vec::new()),
-        "items" => pairs(value, "items"),
-        "list" => Value::list(iterate(value, fuel)?),
-        "first" => Ok(iterate(value, fuel)?
-            .into_iter()
-            .next()
-            .unwrap_or_else(|| Value::undefined("first"))),
-        "last" => Ok(iterate(value, fuel)?.pop().unwrap_or_else(|| Value::undefined("last"))),
-        "reverse" => {
+        "sum" => return sum(value, arguments, fuel),
+        "unique" => return unique(value, arguments, fuel),
+        "sort" | "dictsort" | "min" | "max" => return sorted(value, &mut arguments, fuel),
+        "items" | "list" | "first" | "last" | "reverse" => arguments.finish(0)?,
+        // jinja2's `escape` makes every string that is joined to its own HTML.
+        _ => return problem(format!("filter '{name}' is not supported; supported are {FILTERS}")),
+    }
+    match (name.as_str(), value) {
+        ("items", Value::Undefined(_)) => Value::iterator(Vec::new()),
+        ("items", _) => Value::iterator(iterate(&pairs(value, "items")?, fuel)?),
+        ("list", _) => Value::list(iterate(value, fuel)?),
+        ("first", Value::Iterator(items)) => {
+            Ok(items.borrow_mut().pop_front().unwrap_or_else(|| Value::undefined("first")))
+        }
+        ("first", _) => {
+            let first = iterate(value, fuel)?.into_iter().next();
+            Ok(first.unwrap_or_else(|| Value::undefined("first")))
+        }
+        ("last", Value::Iterator(_)) => problem("last: got a generator; make it a list"),
+        ("last", _) => Ok(iterate(value, fuel)?.pop().unwrap_or_else(|| Value::undefined("last"))),
+        _ => {
             let mut items = iterate(value, fuel)?;
             items.reverse();
             match value {
-                Value::Str(_) => join(&items, &Text::template(""), fuel).map(Value::Str),
-                _ => Value::list(items),
-            }
-        }
-        "unique" => {
-            let mut kept: Vec<Value> = Vec::new();
-            for item in iterate(value, fuel)? {
-                let list = Value::list(kept.clone())?;
-                if !contains(&list, &item, fuel)? {
-                    kept.push(item);
+                Value::Str(_) | Value::Safe(_) => {
+                    join(&items, &Text::template(""), fuel).map(Value::Str)
                 }
+                Value::Iterator(_) => Value::list(items),
+                _ => Value::iterator(items),
             }
-            Value::list(kept)
         }
-        "sum" => {
-            let start = Value::Int(0);
-            iterate(value, fuel)?.iter().try_fold(start, |sum, item| {
-                crate::operators::binary(crate::ast::Operator::Add, &sum, item, fuel)
-            })
-        }
-        "sort" | "dictsort" | "min" | "max" => sorted(value, &mut arguments, fuel),
-        // jinja2's `safe` and `escape` make every string that is joined to theirs HTML.
-        _ => problem(format!("filter '{name}' is not supported; supported are {FILTERS}")),
     }
+}
+
+fn sum(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let key = arguments.take(0, "attribute").filter(|key| !matches!(key, Value::None));
+    let start = arguments.take(1, "start").unwrap_or(Value::Int(0));
+    arguments.finish(2)?;
+    if start.as_str().is_some() {
+        return problem("sum: cannot sum str");
+    }
+    iterate(value, fuel)?.iter().try_fold(start, |sum, item| {
+        let item = key.as_ref().map_or(Ok(item.clone()), |key| path(item, key, fuel))?;
+        binary(Operator::Add, &sum, &item, fuel)
+    })
+}
+
+/// By its key of case and attribute, as sort and its kin take them.
+fn key_of(
+    item: &Value,
+    attribute: Option<&Value>,
+    is_case_sensitive: bool,
+    fuel: &Fuel,
+) -> Outcome<Value> {
+    let key = attribute.map_or(Ok(item.clone()), |attribute| path(item, attribute, fuel))?;
+    Ok(match key {
+        Value::Str(text) if !is_case_sensitive => Value::Str(strings::change_case(&text, "lower")),
+        other => other,
+    })
+}
+
+fn unique(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let is_case_sensitive = arguments.take(0, "case_sensitive").is_some_and(|v| v.is_true());
+    let attribute = arguments.take(1, "attribute").filter(|key| !matches!(key, Value::None));
+    arguments.finish(2)?;
+    let mut keys: Vec<Value> = Vec::new();
+    let mut kept = Vec::new();
+    for item in iterate(value, fuel)? {
+        let key = key_of(&item, attribute.as_ref(), is_case_sensitive, fuel)?;
+        let mut is_new = true;
+        for known in &keys {
+            is_new = is_new && !known.equals(&key, fuel)?;
+        }
+        if is_new {
+            keys.push(key);
+            kept.push(item);
+        }
+    }
+    Value::iterator(kept)
+}
+
+struct Order {
+    is_reversed: bool,
+    is_case_sensitive: bool,
+    attribute: Option<Value>,
+}
+
+fn order_of(arguments: &mut Arguments) -> Outcome<Order> {
+    let name = arguments.name.clone();
+    // sort(reverse, case_sensitive, attribute), dictsort(case_sensitive, by, reverse),
+    // min and max(case_sensitive, attribute)
+    let (reverse, case, attribute) = match name.as_str() {
+        "sort" => (0, 1, 2),
+        "dictsort" => (2, 0, usize::MAX),
+        _ => (usize::MAX, 0, 1),
+    };
+    let mut is_set = |index: usize, name: &str| {
+        index < 3 && arguments.take(index, name).is_some_and(|value| value.is_true())
+    };
+    let is_reversed = is_set(reverse, "reverse");
+    let is_case_sensitive = is_set(case, "case_sensitive");
+    let attribute = match name.as_str() {
+        "dictsort" => Some(Value::Int(match arguments.take(1, "by") {
+            None => 0,
+            Some(by) if by.as_str() == Some("key") => 0,
+            Some(by) if by.as_str() == Some("value") => 1,
+            Some(_) => return problem("dictsort: 'by' must be 'key' or 'value'"),
+        })),
+        _ => arguments.take(attribute, "attribute").filter(|key| !matches!(key, Value::None)),
+    };
+    Ok(Order { is_reversed, is_case_sensitive, attribute })
 }
 
 fn sorted(value: &Value, arguments: &mut Arguments, fuel: &Fuel) -> Outcome<Value> {
     let name = arguments.name.clone();
-    let is_reversed = match name.as_str() {
-        "sort" => arguments.take(0, "reverse").is_some_and(|value| value.is_true()),
-        _ => false,
-    };
-    let key = arguments.take(2, "attribute");
+    let order = order_of(arguments)?;
+    std::mem::replace(arguments, Arguments::new(&name, Vec::new(), Vec::new())).finish(3)?;
     let items = match name.as_str() {
         "dictsort" => iterate(&pairs(value, "items")?, fuel)?,
         _ => iterate(value, fuel)?,
     };
     let mut keyed = Vec::new();
     for item in items {
-        let by = match (&key, name.as_str()) {
-            (Some(key), _) => path(&item, key, fuel)?,
-            (None, "dictsort") => path(&item, &Value::Int(0), fuel)?,
-            _ => item.clone(),
-        };
-        keyed.push((folded(by), item));
+        keyed.push((sort_key(&item, &order, name == "sort", fuel)?, item));
     }
-    fuel.step(keyed.len() * 16)?;
     let mut fault = None;
-    keyed.sort_by(|(a, _), (b, _)| {
-        let order = a.compare(b).unwrap_or_else(|found| {
+    let mut compared = |a: &Value, b: &Value| {
+        a.compare(b, fuel).map(|order| order.unwrap_or(Ordering::Equal)).unwrap_or_else(|found| {
             fault = Some(found);
-            std::cmp::Ordering::Equal
-        });
-        if is_reversed {
-            order.reverse()
+            Ordering::Equal
+        })
+    };
+    keyed.sort_by(|(a, _), (b, _)| {
+        let found = compared(a, b);
+        if order.is_reversed {
+            found.reverse()
         } else {
-            order
+            found
         }
+    });
+    // The first of several greatest ones, as Python's max().
+    let last_key = keyed.last().map(|(key, _)| key.clone());
+    let max = keyed.iter().position(|(key, _)| {
+        last_key.as_ref().is_some_and(|last| compared(key, last) == Ordering::Equal)
     });
     if let Some(fault) = fault {
         return Err(fault);
     }
-    let mut items: Vec<Value> = keyed.into_iter().map(|(_, item)| item).collect();
-    let at = |item: Option<Value>| item.unwrap_or_else(|| Value::undefined("an item of nothing"));
+    let at = |place: Option<usize>| {
+        let item = place.and_then(|place| keyed.get(place)).map(|(_, item)| item.clone());
+        item.unwrap_or_else(|| Value::undefined("an item of nothing"))
+    };
     match name.as_str() {
-        "min" => Ok(at(items.into_iter().next())),
-        "max" => Ok(at(items.pop())),
-        _ => Value::list(items),
+        "min" => Ok(at(Some(0))),
+        "max" => Ok(at(max)),
+        _ => Value::list(keyed.into_iter().map(|(_, item)| item).collect()),
     }
 }
 
-/// jinja2 sorts without regard to case.
-fn folded(value: Value) -> Value {
-    match value {
-        Value::Str(text) => Value::Str(strings::change_case(&text, "lower")),
-        other => other,
+/// `sort` takes several attributes with commas between them.
+fn sort_key(item: &Value, order: &Order, may_be_several: bool, fuel: &Fuel) -> Outcome<Value> {
+    let case = order.is_case_sensitive;
+    match order.attribute.as_ref().and_then(Value::as_str) {
+        Some(names) if may_be_several && names.contains(',') => {
+            let keys = names
+                .split(',')
+                .map(|name| key_of(item, Some(&Value::text(name)), case, fuel))
+                .collect::<Outcome<Vec<Value>>>()?;
+            Value::list(keys)
+        }
+        _ => key_of(item, order.attribute.as_ref(), case, fuel),
     }
 }
 
-/// `a.b.0`: an attribute, an item, or a way of several.
+/// `a.b.0`: an item or an attribute, or a way of several.
 fn path(value: &Value, key: &Value, fuel: &Fuel) -> Outcome<Value> {
-    let Some(names) = key.as_str() else { return crate::operators::item(value, key, fuel) };
+    let Some(names) = key.as_str() else { return item(value, key, fuel) };
     names.split('.').try_fold(value.clone(), |value, name| match name.parse::<i128>() {
-        Ok(index) => crate::operators::item(&value, &Value::Int(index), fuel),
-        Err(_) => attribute(&value, name, fuel),
+        Ok(index) if !name.starts_with(['+', '-']) => item(&value, &Value::Int(index), fuel),
+        _ => item(&value, &Value::text(name), fuel),
     })
 }
 
@@ -258,31 +333,41 @@ fn each(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> 
                 let found = path(item, &key, fuel)?;
                 Ok(if found.is_undefined() { other.clone().unwrap_or(found) } else { found })
             };
-            return Value::list(items.iter().map(value_of).collect::<Outcome<Vec<Value>>>()?);
+            return Value::iterator(items.iter().map(value_of).collect::<Outcome<Vec<Value>>>()?);
         }
     }
-    let key = if name.ends_with("attr") { arguments.take(0, "attribute") } else { None };
+    let key = if name.ends_with("attr") {
+        let Some(key) = arguments.take(0, "attribute") else {
+            return problem(format!("{name}: needs the name of an attribute"));
+        };
+        Some(key)
+    } else {
+        None
+    };
     let callee = arguments.take(usize::from(key.is_some()), "name");
     let callee = callee.map(|value| value.to_text(fuel)).transpose()?;
     let (rest, named) = (arguments.take_rest(), arguments.take_named());
-    let call = |default: &str| {
-        let callee = callee.as_ref().map_or(default, |text| text.as_str());
+    let call = || {
+        let callee = callee.as_ref().map_or("", |text| text.as_str());
         Arguments::new(callee, rest.clone(), named.clone())
     };
     let mut out = Vec::new();
     for item in items {
         fuel.step(1)?;
         if name == "map" {
-            out.push(apply_filter(item, call(""), fuel)?);
+            out.push(apply_filter(item, call(), fuel)?);
             continue;
         }
         let looked_at = key.as_ref().map_or(Ok(item.clone()), |key| path(&item, key, fuel))?;
-        let holds = apply_test(&looked_at, call("true_value"), fuel)?;
+        let holds = match &callee {
+            Some(_) => apply_test(&looked_at, call(), fuel)?,
+            None => looked_at.is_true(),
+        };
         if holds != name.starts_with("reject") {
             out.push(item);
         }
     }
-    Value::list(out)
+    Value::iterator(out)
 }
 
 pub fn apply_test(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<bool> {
@@ -293,11 +378,11 @@ pub fn apply_test(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outco
         text.chars().any(is) && !text.chars().any(not)
     };
     Ok(match name.as_str() {
-        "true_value" => value.is_true(),
         "defined" => !value.is_undefined(),
         "undefined" => value.is_undefined(),
         "none" => matches!(value, Value::None),
-        "string" => matches!(value, Value::Str(_)),
+        "string" => value.as_str().is_some(),
+        "escaped" => matches!(value, Value::Safe(_)),
         "boolean" => matches!(value, Value::Bool(_)),
         "true" => matches!(value, Value::Bool(true)),
         "false" => matches!(value, Value::Bool(false)),
@@ -305,37 +390,59 @@ pub fn apply_test(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outco
         "float" => matches!(value, Value::Float(_)),
         "number" => matches!(value, Value::Int(_) | Value::Float(_) | Value::Bool(_)),
         "mapping" => matches!(value, Value::Map(_)),
-        "sequence" | "iterable" => {
-            matches!(value, Value::Str(_) | Value::List(_) | Value::Map(_) | Value::Undefined(_))
-        }
-        "callable" => matches!(value, Value::Macro(_) | Value::Function(_)),
+        "iterable" => matches!(
+            value,
+            Value::Str(_)
+                | Value::Safe(_)
+                | Value::List(_)
+                | Value::Map(_)
+                | Value::Iterator(_)
+                | Value::Loop(_)
+                | Value::Undefined(_)
+        ),
+        "sequence" => match value {
+            Value::List(list) => list.has_places(),
+            _ => matches!(
+                value,
+                Value::Str(_) | Value::Safe(_) | Value::Map(_) | Value::Undefined(_)
+            ),
+        },
+        // Python's Undefined can be called, if only for a fault.
+        "callable" => matches!(
+            value,
+            Value::Macro { .. } | Value::Function(_) | Value::Method(_) | Value::Undefined(_)
+        ),
         "upper" => {
             value.as_str().is_some_and(|t| is_case(t, char::is_uppercase, char::is_lowercase))
         }
         "lower" => {
             value.as_str().is_some_and(|t| is_case(t, char::is_lowercase, char::is_uppercase))
         }
-        "odd" | "even" => match value.as_int() {
-            Some(number) => (number.rem_euclid(2) == 1) == (name == "odd"),
-            None => return problem(format!("{name}: got a {}; must be an int", value.type_name())),
-        },
+        "odd" | "even" => {
+            let rest = arithmetic(Operator::Remainder, value, &Value::Int(2))?;
+            rest.equals(&Value::Int(i128::from(name == "odd")), fuel)?
+        }
         _ => return two_sided_test(&name, value, other, fuel),
     })
 }
 
 fn two_sided_test(name: &str, value: &Value, other: Option<Value>, fuel: &Fuel) -> Outcome<bool> {
     let comparison = match name {
-        "eq" | "equalto" | "==" | "sameas" => Comparison::Equal,
+        "eq" | "equalto" | "==" => Comparison::Equal,
         "ne" | "!=" => Comparison::NotEqual,
         "lt" | "<" | "lessthan" => Comparison::Less,
         "le" | "<=" => Comparison::LessOrEqual,
         "gt" | ">" | "greaterthan" => Comparison::Greater,
         "ge" | ">=" => Comparison::GreaterOrEqual,
         "in" => Comparison::In,
+        "sameas" => {
+            let Some(other) = other else { return problem("sameas: needs an argument") };
+            return Ok(value.type_name() == other.type_name() && value.equals(&other, fuel)?);
+        }
         "divisibleby" => {
             let parts = value.as_int().zip(other.as_ref().and_then(Value::as_int));
             return match parts {
-                Some((number, by)) if by != 0 => Ok(number % by == 0),
+                Some((number, by)) if by != 0 => Ok(number.checked_rem(by).unwrap_or(0) == 0),
                 _ => problem("divisibleby: needs two whole numbers, the second not 0"),
             };
         }

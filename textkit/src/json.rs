@@ -3,7 +3,7 @@
 
 use crate::calls::Arguments;
 use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
-use crate::value::{float_text, problem, Fuel, Map, Outcome, Value};
+use crate::value::{float_text, problem, Fuel, ListKind, Map, Outcome, Value};
 
 const MAX_INDENT: i128 = 16;
 
@@ -40,8 +40,8 @@ struct Style {
 }
 
 pub fn to_json(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
-    let ascii = arguments.take(usize::MAX, "ensure_ascii").is_some_and(|value| value.is_true());
-    let indent = match arguments.take(0, "indent") {
+    let ascii = arguments.take(0, "ensure_ascii").is_some_and(|value| value.is_true());
+    let indent = match arguments.take(1, "indent") {
         None | Some(Value::None) => None,
         Some(Value::Str(text)) => Some(text.as_str().to_string()),
         Some(other) => match other.as_int() {
@@ -49,24 +49,28 @@ pub fn to_json(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<
             _ => return problem(format!("tojson: indent is not a number in [0, {MAX_INDENT}]")),
         },
     };
-    let separators = match arguments.take(usize::MAX, "separators") {
-        Some(Value::List(list)) => {
-            list.items.iter().filter_map(Value::as_str).map(str::to_string).collect()
-        }
-        _ => Vec::new(),
-    };
-    let sorts_keys = arguments.take(usize::MAX, "sort_keys").is_some_and(|value| value.is_true());
-    arguments.finish(1)?;
-    let (item_separator, key_separator) = match <[String; 2]>::try_from(separators) {
-        Ok([item, key]) => (item, key),
-        Err(_) if indent.is_some() => (",".to_string(), ": ".to_string()),
-        Err(_) => (", ".to_string(), ": ".to_string()),
+    let separators = arguments.take(2, "separators");
+    let sorts_keys = arguments.take(3, "sort_keys").is_some_and(|value| value.is_true());
+    arguments.finish(4)?;
+    let (item_separator, key_separator) = match separators {
+        None | Some(Value::None) if indent.is_some() => (",".to_string(), ": ".to_string()),
+        None | Some(Value::None) => (", ".to_string(), ": ".to_string()),
+        Some(separators) => pair_of(&separators)?,
     };
     let style = Style { indent, item_separator, key_separator, ascii, sorts_keys };
     let mut out = TextBuilder::default();
     write(value, &style, 0, TEMPLATE, &mut out, fuel)?;
     fuel.make(out.len())?;
     Ok(Value::Str(out.finish()))
+}
+
+fn pair_of(separators: &Value) -> Outcome<(String, String)> {
+    if let Value::List(list) = separators {
+        if let [Value::Str(item), Value::Str(key)] = &list.items[..] {
+            return Ok((item.as_str().to_string(), key.as_str().to_string()));
+        }
+    }
+    problem("tojson: separators is no pair of str")
 }
 
 /// What stands between strings belongs to whom the strings beside it belong.
@@ -84,9 +88,15 @@ fn write(
         Value::Bool(value) => out.push_str(if *value { "true" } else { "false" }, origin),
         Value::Int(value) => out.push_str(&value.to_string(), origin),
         Value::Float(value) => out.push_str(&json_float(*value), origin),
-        Value::Str(text) => {
+        Value::Str(text) | Value::Safe(text) => {
             fuel.make(text.len())?;
             out.push_str(&quoted(text.as_str(), style.ascii), own(text, origin));
+        }
+        Value::List(list) if !matches!(list.kind, ListKind::List | ListKind::Tuple) => {
+            return problem(format!(
+                "Object of type {} is not JSON serializable",
+                value.type_name()
+            ));
         }
         Value::List(list) if list.items.is_empty() => out.push_str("[]", origin),
         Value::List(list) => {
@@ -201,7 +211,7 @@ fn quoted(text: &str, ascii: bool) -> String {
             '\x08' => out.push_str("\\b"),
             '\x0c' => out.push_str("\\f"),
             c if (c as u32) < 0x20 => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c if ascii && !c.is_ascii() => {
+            c if ascii && (c == '\x7f' || !c.is_ascii()) => {
                 let mut units = [0; 2];
                 c.encode_utf16(&mut units)
                     .iter()

@@ -1,7 +1,7 @@
 //! Cuts a template into text and tags, with jinja2's rules for white space as transformers sets
 //! them (trim_blocks, lstrip_blocks, no newline at the end), and tags into tokens.
 
-use crate::text::is_space;
+use crate::unicode::is_space;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Token {
@@ -148,8 +148,8 @@ impl<'a> Lexer<'a> {
     fn is_raw_begin(&self) -> bool {
         let rest = self.source[self.at..].trim_start();
         rest.strip_prefix("raw").is_some_and(|rest| {
-            let rest = rest.trim_start().trim_start_matches(['-', '+']);
-            rest.starts_with("%}")
+            let rest = rest.trim_start();
+            rest.strip_prefix('-').unwrap_or(rest).starts_with("%}")
         })
     }
 
@@ -157,9 +157,9 @@ impl<'a> Lexer<'a> {
         let line = self.line;
         let rest = &self.source[self.at..];
         let begin = rest.find("%}").map_or(rest.len(), |index| index + 2);
-        let sign = rest[..begin - 2].chars().next_back().filter(|c| matches!(c, '-' | '+'));
+        let is_stripped = rest[..begin - 2].ends_with('-');
         self.at += begin;
-        self.end_block(sign);
+        self.end_variable(is_stripped);
         let fault = (line, "'{% raw %}' has no end '{% endraw %}'".to_string());
         let mut from = self.at;
         while let Some(index) = self.source[from..].find("{%") {
@@ -183,13 +183,13 @@ impl<'a> Lexer<'a> {
     fn read_tag(&mut self, close: &'static str) -> LexResult<()> {
         let line = self.line;
         let mut tokens = Vec::new();
-        let mut brackets = 0_i32;
+        let mut brackets: Vec<&str> = Vec::new();
         loop {
             self.skip_space();
             let rest = &self.source[self.at..];
             let sign = rest.chars().next().filter(|c| matches!(c, '-' | '+'));
             let tail = &rest[usize::from(sign.is_some())..];
-            if brackets == 0 && tail.starts_with(close) {
+            if brackets.is_empty() && tail.starts_with(close) {
                 self.at += usize::from(sign.is_some()) + close.len();
                 self.end_tag(close, sign);
                 break;
@@ -198,11 +198,7 @@ impl<'a> Lexer<'a> {
                 return Err((line, format!("a tag has no end '{close}'")));
             }
             let token = self.token()?;
-            match &token {
-                Token::Sign("(" | "[" | "{") => brackets += 1,
-                Token::Sign(")" | "]" | "}") => brackets -= 1,
-                _ => {}
-            }
+            self.balance(&token, &mut brackets)?;
             tokens.push((token, self.line));
         }
         self.chunks.push(match close {
@@ -212,15 +208,34 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
+    fn balance(&self, token: &Token, brackets: &mut Vec<&'static str>) -> LexResult<()> {
+        let closed_by = match token {
+            Token::Sign("(") => ")",
+            Token::Sign("[") => "]",
+            Token::Sign("{") => "}",
+            Token::Sign(sign @ (")" | "]" | "}")) if brackets.pop() != Some(*sign) => {
+                return Err((self.line, format!("unexpected '{sign}'")));
+            }
+            _ => return Ok(()),
+        };
+        brackets.push(closed_by);
+        Ok(())
+    }
+
     fn end_tag(&mut self, close: &str, sign: Option<char>) {
         if close == "%}" {
             self.end_block(sign);
         } else {
-            self.strips_start = sign == Some('-');
-            let rest = &self.source[self.at..];
-            let blank = &rest[..rest.len() - rest.trim_start_matches(is_space).len()];
-            self.starts_line = self.strips_start && blank.ends_with('\n');
+            self.end_variable(sign == Some('-'));
         }
+    }
+
+    /// After `}}` and `{% raw %}`, which take no newline.
+    fn end_variable(&mut self, is_stripped: bool) {
+        let rest = &self.source[self.at..];
+        let blank = &rest[..rest.len() - rest.trim_start_matches(is_space).len()];
+        self.strips_start = is_stripped;
+        self.starts_line = is_stripped && blank.ends_with('\n');
     }
 
     fn skip_space(&mut self) {
@@ -251,24 +266,54 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// Digits may have single underscores between them. No number begins with 0 but 0 itself.
     fn number(&mut self) -> LexResult<Token> {
         let rest = &self.source[self.at..];
-        let digits =
-            |text: &str| text.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(text.len());
-        let mut end = digits(rest);
-        let mut is_float = false;
-        let after_dot = rest[end..].strip_prefix('.').unwrap_or("");
-        if after_dot.starts_with(|c: char| c.is_ascii_digit()) {
-            end += 1 + digits(after_dot);
-            is_float = true;
+        let lower = rest.get(..2).unwrap_or("").to_ascii_lowercase();
+        let radix = match lower.as_str() {
+            "0x" => 16,
+            "0o" => 8,
+            "0b" => 2,
+            _ => 10,
+        };
+        if radix != 10 {
+            let size = digits(&rest[2..], radix);
+            self.at += 2 + size;
+            return self.whole_number(&rest[2..2 + size], radix);
         }
-        let text = rest[..end].replace('_', "");
+        let mut end = digits(rest, 10);
+        let whole = end;
+        // `a.1.0` is an item of an item.
+        let is_item = self.source[..self.at].ends_with('.');
+        if is_item {
+            self.at += end;
+            return self.whole_number(&rest[..end], 10);
+        }
+        if rest[end..].starts_with('.') && digits(&rest[end + 1..], 10) > 0 {
+            end += 1 + digits(&rest[end + 1..], 10);
+        }
+        let exponent = rest[end..].strip_prefix(['e', 'E']).unwrap_or("");
+        let power = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+        if digits(power, 10) > 0 {
+            end += 1 + (exponent.len() - power.len()) + digits(power, 10);
+        }
         self.at += end;
-        let fault = (self.line, format!("'{}' is not a number", &rest[..end.min(40)]));
-        if is_float {
-            return text.parse().map(Token::Float).map_err(|_| fault);
+        if end == whole {
+            return self.whole_number(&rest[..whole], 10);
         }
-        text.parse().map(Token::Int).map_err(|_| fault)
+        let fault = (self.line, format!("'{}' is not a number", &rest[..end.min(40)]));
+        rest[..end].replace('_', "").parse().map(Token::Float).map_err(|_| fault)
+    }
+
+    fn whole_number(&self, digits: &str, radix: u32) -> LexResult<Token> {
+        let shown = &digits[..digits.len().min(40)];
+        let text = digits.replace('_', "");
+        if radix == 10 && text.starts_with('0') && text.bytes().any(|c| c != b'0') {
+            return Err((self.line, format!("'{shown}' is not a number: it begins with 0")));
+        }
+        i128::from_str_radix(&text, radix).map(Token::Int).map_err(|_| {
+            (self.line, format!("'{shown}' is not a number, or one of more than 128 bits"))
+        })
     }
 
     fn string(&mut self) -> LexResult<Token> {
@@ -284,7 +329,8 @@ impl<'a> Lexer<'a> {
                     return Ok(Token::Text(out));
                 }
                 '\\' => {
-                    let (text, length) = escape(&rest[index + 1..]);
+                    let (text, length) =
+                        escape(&rest[index + 1..]).map_err(|text| (self.line, text))?;
                     out.push_str(&text);
                     self.line += rest[index + 1..index + 1 + length].matches('\n').count();
                     let skipped = rest[index + 1..index + 1 + length].chars().count();
@@ -300,9 +346,21 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Python's escapes: what stands after the backslash, and how many bytes of it belong to it.
-fn escape(text: &str) -> (String, usize) {
-    let Some(c) = text.chars().next() else { return ("\\".to_string(), 0) };
+/// How many bytes of digits the text begins with.
+fn digits(text: &str, radix: u32) -> usize {
+    let bytes = text.as_bytes();
+    let is_digit = |at: usize| bytes.get(at).is_some_and(|c| (*c as char).is_digit(radix));
+    let mut end = 0;
+    while is_digit(end) || (end > 0 && bytes.get(end) == Some(&b'_') && is_digit(end + 1)) {
+        end += 1;
+    }
+    end
+}
+
+/// Python's escapes: what stands after the backslash, and how many bytes of it belong to it; or
+/// what is wrong.
+fn escape(text: &str) -> Result<(String, usize), String> {
+    let Some(c) = text.chars().next() else { return Ok(("\\".to_string(), 0)) };
     let simple = match c {
         'n' => "\n",
         't' => "\t",
@@ -315,25 +373,36 @@ fn escape(text: &str) -> (String, usize) {
         '\'' => "'",
         '"' => "\"",
         '\n' => "",
-        _ => return numeric_escape(c, text),
+        'N' => return Err("the escape '\\N{...}' is not supported".to_string()),
+        c if c.is_ascii() => return numeric_escape(c, text),
+        // jinja2 escapes the character first, which leaves a backslash before an escape's letters.
+        c => return Ok((backslash_replaced(c), c.len_utf8())),
     };
-    (simple.to_string(), c.len_utf8())
+    Ok((simple.to_string(), c.len_utf8()))
 }
 
-fn numeric_escape(c: char, text: &str) -> (String, usize) {
+fn backslash_replaced(c: char) -> String {
+    match c as u32 {
+        code @ 0..=0xff => format!("\\x{code:02x}"),
+        code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+        code => format!("\\U{code:08x}"),
+    }
+}
+
+fn numeric_escape(c: char, text: &str) -> Result<(String, usize), String> {
     let (start, radix, most) = match c {
         'x' => (1, 16, 2),
         'u' => (1, 16, 4),
         'U' => (1, 16, 8),
         '0'..='7' => (0, 8, 3),
-        _ => return (format!("\\{c}"), c.len_utf8()),
+        _ => return Ok((format!("\\{c}"), c.len_utf8())),
     };
     let digits: String =
         text[start..].chars().take(most).take_while(|c| c.is_digit(radix)).collect();
     let is_whole = start == 0 || digits.len() == most;
     let code = u32::from_str_radix(&digits, radix).ok().filter(|_| is_whole);
     match code.and_then(char::from_u32) {
-        Some(char) => (char.to_string(), start + digits.len()),
-        None => (format!("\\{c}"), c.len_utf8()),
+        Some(char) => Ok((char.to_string(), start + digits.len())),
+        None => Err(format!("a string's escape '\\{c}{digits}' is no character")),
     }
 }

@@ -9,6 +9,8 @@ mod expressions;
 mod filters;
 mod json;
 mod lexer;
+mod methods;
+mod numbers;
 mod operators;
 mod parser;
 mod strings;
@@ -16,6 +18,7 @@ mod template;
 mod text;
 mod tokenizer;
 mod tokens;
+mod unicode;
 mod value;
 
 use std::panic::{catch_unwind, AssertUnwindSafe};

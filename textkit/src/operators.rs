@@ -1,8 +1,11 @@
 //! What operators, dots and brackets mean: Python's rules.
 
+use std::cmp::Ordering;
+
 use crate::ast::{Comparison, Operator};
+use crate::methods;
 use crate::text::{Text, TextBuilder};
-use crate::value::{problem, Fuel, Loop, Outcome, Value};
+use crate::value::{problem, Fuel, ListKind, Loop, Outcome, Value};
 
 const MAX_OUTPUT_BYTES: usize = 16 << 20;
 const MAX_ITEMS: usize = 1 << 20;
@@ -20,7 +23,8 @@ pub fn iterate(value: &Value, fuel: &Fuel) -> Outcome<Vec<Value>> {
         Value::Undefined(_) => Vec::new(),
         Value::List(list) => list.items.clone(),
         Value::Map(map) => map.items.iter().map(|(key, _)| Value::Str(key.clone())).collect(),
-        Value::Str(text) => return characters(text, fuel),
+        Value::Str(text) | Value::Safe(text) => return characters(text, fuel),
+        Value::Iterator(items) => items.take().into(),
         other => return problem(format!("a {} cannot be looped over", other.type_name())),
     };
     fuel.step(items.len())?;
@@ -39,18 +43,25 @@ pub fn attribute(value: &Value, name: &str, fuel: &Fuel) -> Outcome<Value> {
         Value::Undefined(missing) => {
             problem(format!("'{missing}' is not defined, and has no '{name}'"))
         }
-        Value::Map(map) => {
-            fuel.step(map.items.len() / 16)?;
-            Ok(map.get(name).cloned().unwrap_or_else(|| Value::undefined(name)))
-        }
         Value::Namespace(items) => {
             let items = items.borrow();
             let found = items.iter().find(|(key, _)| key == name);
             Ok(found.map_or_else(|| Value::undefined(name), |(_, value)| value.clone()))
         }
         Value::Loop(state) => loop_attribute(state, name),
-        _ => Ok(Value::undefined(name)),
+        _ => match (methods::find(value, name)?, value) {
+            (methods::Found::Method(name), _) => Ok(value.method(name)),
+            (methods::Found::Nothing, Value::Map(_)) => Ok(entry(value, name, fuel)?),
+            _ => Ok(Value::undefined(name)),
+        },
     }
+}
+
+/// What a dict has under `key`.
+fn entry(map: &Value, key: &str, fuel: &Fuel) -> Outcome<Value> {
+    let Value::Map(map) = map else { return Ok(Value::undefined(key)) };
+    fuel.step(map.items.len() / 16)?;
+    Ok(map.get(key).cloned().unwrap_or_else(|| Value::undefined(key)))
 }
 
 fn loop_attribute(state: &Loop, name: &str) -> Outcome<Value> {
@@ -70,35 +81,42 @@ fn loop_attribute(state: &Loop, name: &str) -> Outcome<Value> {
         "last" => Ok(Value::Bool(index + 1 == length)),
         "previtem" => neighbour(index.checked_sub(1)),
         "nextitem" => neighbour(Some(index + 1)),
-        _ => problem(format!(
-            "loop.{name} is not supported; supported are first, index, index0, last, length, \
-             nextitem, previtem, revindex, revindex0"
-        )),
+        // Only recursive loops are deeper, which are not supported.
+        "depth" => number(1),
+        "depth0" => number(0),
+        _ => Ok(Value::undefined(name)),
     }
 }
 
-/// `value[index]`
+/// `value[index]`: what jinja2 finds as an item first and then as an attribute.
 pub fn item(value: &Value, index: &Value, fuel: &Fuel) -> Outcome<Value> {
     match (value, index) {
+        (Value::Map(_), Value::Str(name)) => {
+            let found = entry(value, name.as_str(), fuel)?;
+            if found.is_undefined() {
+                return attribute(value, name.as_str(), fuel);
+            }
+            Ok(found)
+        }
         (_, Value::Str(name)) => attribute(value, name.as_str(), fuel),
         (Value::Undefined(missing), _) => {
             problem(format!("'{missing}' is not defined, and has no items"))
         }
+        (Value::Safe(_), _) => problem("an item of a string from `safe` is not supported"),
         (Value::List(_) | Value::Str(_), _) => match index.as_int() {
             Some(number) => nth(value, number, fuel),
-            None => problem(format!(
-                "a {} has no item that is a {}",
-                value.type_name(),
-                index.type_name()
-            )),
+            None => Ok(Value::undefined("an item")),
         },
         _ => Ok(Value::undefined("an item")),
     }
 }
 
 fn nth(value: &Value, number: i128, fuel: &Fuel) -> Outcome<Value> {
+    if matches!(value, Value::List(list) if !list.has_places()) {
+        return Ok(Value::undefined("an item"));
+    }
     let length = length(value, fuel)? as i128;
-    let at = if number < 0 { number + length } else { number };
+    let at = if number < 0 { number.saturating_add(length) } else { number };
     if !(0..length).contains(&at) {
         return Ok(Value::undefined("an item beyond the end"));
     }
@@ -117,7 +135,7 @@ fn nth(value: &Value, number: i128, fuel: &Fuel) -> Outcome<Value> {
 pub fn length(value: &Value, fuel: &Fuel) -> Outcome<usize> {
     match value {
         Value::Undefined(_) => Ok(0),
-        Value::Str(text) => {
+        Value::Str(text) | Value::Safe(text) => {
             fuel.step(text.len() / 64)?;
             Ok(text.as_str().chars().count())
         }
@@ -132,6 +150,13 @@ pub fn slice(value: &Value, bounds: [Option<i128>; 3], fuel: &Fuel) -> Outcome<V
     let step = bounds[2].unwrap_or(1);
     if step == 0 {
         return problem("slices with step 0");
+    }
+    let is_sliced = match value {
+        Value::List(list) => list.has_places(),
+        other => matches!(other, Value::Str(_)),
+    };
+    if !is_sliced {
+        return problem(format!("a {} cannot be sliced", value.type_name()));
     }
     let count = length(value, fuel)? as i128;
     let (low, high) = if step > 0 { (0, count) } else { (-1, count - 1) };
@@ -161,7 +186,7 @@ pub fn slice(value: &Value, bounds: [Option<i128>; 3], fuel: &Fuel) -> Outcome<V
     }
     fuel.step(kept.len())?;
     match value {
-        Value::List(list) => Value::sequence(kept, list.is_tuple),
+        Value::List(list) => Value::of_kind(kept, list.kind),
         _ => join(&kept, &Text::template(""), fuel).map(Value::Str),
     }
 }
@@ -187,13 +212,15 @@ pub fn join(items: &[Value], separator: &Text, fuel: &Fuel) -> Outcome<Text> {
     Ok(out.finish())
 }
 
-pub fn negative(value: &Value) -> Outcome<Value> {
-    match value {
-        Value::Float(number) => Ok(Value::Float(-number)),
-        _ => match value.as_int().and_then(i128::checked_neg) {
-            Some(number) => Ok(Value::Int(number)),
-            None => problem(format!("cannot negate a {}", value.type_name())),
-        },
+/// `-value` or `+value`
+pub fn signed(value: &Value, is_negative: bool) -> Outcome<Value> {
+    match (value, value.as_int()) {
+        (Value::Float(number), _) => Ok(Value::Float(if is_negative { -number } else { *number })),
+        (_, Some(number)) if !is_negative => Ok(Value::Int(number)),
+        (_, Some(number)) => number
+            .checked_neg()
+            .map_or_else(|| problem("a number of more than 128 bits"), |n| Ok(Value::Int(n))),
+        _ => problem(format!("a {} has no sign", value.type_name())),
     }
 }
 
@@ -201,10 +228,10 @@ pub fn compare(kind: Comparison, left: &Value, right: &Value, fuel: &Fuel) -> Ou
     Ok(match kind {
         Comparison::Equal => left.equals(right, fuel)?,
         Comparison::NotEqual => !left.equals(right, fuel)?,
-        Comparison::Less => left.compare(right)?.is_lt(),
-        Comparison::LessOrEqual => left.compare(right)?.is_le(),
-        Comparison::Greater => left.compare(right)?.is_gt(),
-        Comparison::GreaterOrEqual => left.compare(right)?.is_ge(),
+        Comparison::Less => left.compare(right, fuel)?.is_some_and(Ordering::is_lt),
+        Comparison::LessOrEqual => left.compare(right, fuel)?.is_some_and(Ordering::is_le),
+        Comparison::Greater => left.compare(right, fuel)?.is_some_and(Ordering::is_gt),
+        Comparison::GreaterOrEqual => left.compare(right, fuel)?.is_some_and(Ordering::is_ge),
         Comparison::In => contains(right, left, fuel)?,
         Comparison::NotIn => !contains(right, left, fuel)?,
     })
@@ -212,7 +239,7 @@ pub fn compare(kind: Comparison, left: &Value, right: &Value, fuel: &Fuel) -> Ou
 
 pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> {
     match container {
-        Value::Str(text) => match value.as_str() {
+        Value::Str(text) | Value::Safe(text) => match value.as_str() {
             Some(part) => {
                 fuel.step(text.len() / 64)?;
                 Ok(text.as_str().contains(part))
@@ -226,17 +253,20 @@ pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> 
             fuel.step(map.items.len() / 16)?;
             Ok(value.as_str().is_some_and(|key| map.get(key).is_some()))
         }
-        Value::List(list) => {
-            for item in &list.items {
-                if item.equals(value, fuel)? {
-                    return Ok(true);
-                }
-            }
-            Ok(false)
-        }
+        Value::List(list) => holds(&list.items, value, fuel),
+        Value::Iterator(_) => holds(&iterate(container, fuel)?, value, fuel),
         Value::Undefined(_) => Ok(false),
         other => problem(format!("a {} holds nothing to look for", other.type_name())),
     }
+}
+
+fn holds(items: &[Value], value: &Value, fuel: &Fuel) -> Outcome<bool> {
+    for item in items {
+        if item.equals(value, fuel)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> Outcome<Value> {
@@ -245,10 +275,13 @@ pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> O
             concatenate(&left.to_text(fuel)?, &right.to_text(fuel)?, fuel)
         }
         (Operator::Add, Value::Str(a), Value::Str(b)) => concatenate(a, b, fuel),
-        (Operator::Add, Value::List(a), Value::List(b)) if a.is_tuple == b.is_tuple => {
+        (Operator::Add, Value::Safe(_), _) | (Operator::Add, _, Value::Safe(_)) => {
+            problem("'+' with a string from `safe` is not supported: it escapes HTML; use '~'")
+        }
+        (Operator::Add, Value::List(a), Value::List(b)) if are_joined(a.kind, b.kind) => {
             fuel.step(a.items.len() + b.items.len())?;
             let items = a.items.iter().chain(&b.items).cloned().collect();
-            Value::sequence(items, a.is_tuple)
+            Value::of_kind(items, a.kind)
         }
         (Operator::Multiply, Value::Str(text), times)
         | (Operator::Multiply, times, Value::Str(text))
@@ -256,15 +289,21 @@ pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> O
         {
             repeat(text, times.as_int().unwrap_or(0), fuel)
         }
-        (Operator::Multiply, Value::List(list), times) if times.as_int().is_some() => {
+        (Operator::Multiply, Value::List(list), times)
+            if times.as_int().is_some() && are_joined(list.kind, list.kind) =>
+        {
             let times = times.as_int().unwrap_or(0).clamp(0, MAX_ITEMS as i128) as usize;
             fuel.step(list.items.len().saturating_mul(times))?;
             let count = list.items.len() * times;
             let items = list.items.iter().cycle().take(count).cloned().collect();
-            Value::sequence(items, list.is_tuple)
+            Value::of_kind(items, list.kind)
         }
         _ => arithmetic(operator, left, right),
     }
+}
+
+fn are_joined(a: ListKind, b: ListKind) -> bool {
+    a == b && matches!(a, ListKind::List | ListKind::Tuple)
 }
 
 fn concatenate(left: &Text, right: &Text, fuel: &Fuel) -> Outcome<Value> {
@@ -286,14 +325,15 @@ fn repeat(text: &Text, times: i128, fuel: &Fuel) -> Outcome<Value> {
     Ok(Value::Str(out.finish()))
 }
 
-fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Outcome<Value> {
+pub fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Outcome<Value> {
     let sign = sign_of(operator);
     if let (Some(a), Some(b)) = (left.as_int(), right.as_int()) {
-        if operator != Operator::Divide {
+        if operator != Operator::Divide && !(operator == Operator::Power && b < 0) {
             let number = match operator {
                 Operator::Add => a.checked_add(b),
                 Operator::Subtract => a.checked_sub(b),
                 Operator::Multiply => a.checked_mul(b),
+                Operator::Power => u32::try_from(b).ok().and_then(|b| a.checked_pow(b)),
                 Operator::FloorDivide => a.checked_div_euclid(b).map(|q| floor_quotient(a, b, q)),
                 _ => a.checked_rem_euclid(b).map(|r| if b < 0 && r != 0 { r + b } else { r }),
             };
@@ -320,9 +360,31 @@ fn arithmetic(operator: Operator, left: &Value, right: &Value) -> Outcome<Value>
         Operator::Subtract => a - b,
         Operator::Multiply => a * b,
         Operator::Divide => a / b,
-        Operator::FloorDivide => (a / b).floor(),
-        _ => a - b * (a / b).floor(),
+        Operator::Power if a == 0.0 && b < 0.0 => return problem("division by zero"),
+        Operator::Power => match a.powf(b) {
+            power if power.is_finite() || !a.is_finite() || !b.is_finite() => power,
+            _ => return problem(format!("{a} ** {b} has no value")),
+        },
+        Operator::FloorDivide => floored(a, b).0,
+        _ => floored(a, b).1,
     }))
+}
+
+/// Python's quotient and remainder: the remainder has the sign of `b`.
+fn floored(a: f64, b: f64) -> (f64, f64) {
+    let mut rest = a % b;
+    let mut quotient = (a - rest) / b;
+    if rest == 0.0 {
+        rest = 0.0_f64.copysign(b);
+    } else if (rest < 0.0) != (b < 0.0) {
+        rest += b;
+        quotient -= 1.0;
+    }
+    if quotient == 0.0 {
+        return (0.0_f64.copysign(a / b), rest);
+    }
+    let floor = quotient.floor();
+    (if quotient - floor > 0.5 { floor + 1.0 } else { floor }, rest)
 }
 
 /// Rounds down, where div_euclid keeps the remainder positive.
@@ -342,6 +404,7 @@ fn sign_of(operator: Operator) -> &'static str {
         Operator::Divide => "/",
         Operator::FloorDivide => "//",
         Operator::Remainder => "%",
+        Operator::Power => "**",
         Operator::Concatenate => "~",
     }
 }

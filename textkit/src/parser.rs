@@ -1,11 +1,11 @@
 //! Tags and text become a program. What jinja2 knows and this does not is an error that names it.
 
-use crate::ast::{Call, ForLoop, Macro, Name, Node, NodeKind, Program};
+use crate::ast::{Call, ForLoop, Macro, Name, Node, NodeKind, Program, Target};
 use crate::lexer::{cut, Chunk, LexResult};
 use crate::tokens::Tokens;
 
 const MAX_NESTING: usize = 60;
-const SUPPORTED_TAGS: &str = "break, continue, filter, for, generation, if, macro, raw, set";
+const SUPPORTED_TAGS: &str = "break, continue, filter, for, generation, if, macro, raw, set, with";
 
 pub fn parse(source: &str) -> LexResult<Program> {
     let mut parser = Parser {
@@ -85,6 +85,7 @@ impl Parser {
             "set" => self.set_tag(tokens, line),
             "macro" => self.macro_tag(tokens, line),
             "filter" => self.filter_tag(tokens, line),
+            "with" => self.with_tag(tokens, line),
             "generation" => {
                 tokens.finish()?;
                 Ok(NodeKind::Block(self.simple_body("endgeneration", line)?))
@@ -129,10 +130,16 @@ impl Parser {
     }
 
     fn for_tag(&mut self, mut tokens: Tokens, line: usize) -> LexResult<NodeKind> {
-        let targets = tokens.loop_targets()?;
+        let target = tokens.target(false)?;
+        if has_name(&target, "loop") {
+            return Err((line, "'loop' cannot be the name of a loop's item".to_string()));
+        }
         tokens.expect_name("in")?;
         let items = tokens.expression_without_choice()?;
         let condition = if tokens.take_name("if") { Some(tokens.expression()?) } else { None };
+        if tokens.take_name("recursive") {
+            return Err((line, "a 'recursive' loop is not supported".to_string()));
+        }
         tokens.finish()?;
         self.loops += 1;
         let (body, end) = self.body(&["else", "endfor"], line)?;
@@ -144,27 +151,23 @@ impl Parser {
                 otherwise = self.simple_body("endfor", line)?;
             }
         }
-        let node = ForLoop { targets, items, condition, body, otherwise };
+        let node = ForLoop { target, items, condition, body, otherwise };
         Ok(NodeKind::For(Box::new(node)))
     }
 
     fn set_tag(&mut self, mut tokens: Tokens, line: usize) -> LexResult<NodeKind> {
-        let mut targets = vec![tokens.target()?];
-        while tokens.take_sign(",") {
-            targets.push(tokens.target()?);
-        }
+        let target = tokens.target(true)?;
         if tokens.take_sign("=") {
             let value = tokens.expression_or_tuple()?;
             tokens.finish()?;
-            return Ok(NodeKind::Set { targets, value });
+            return Ok(NodeKind::Set { target, value });
         }
         let filters = self.filters(&mut tokens)?;
         tokens.finish()?;
-        if targets.len() > 1 {
+        if matches!(target, Target::Several(_)) {
             return Err((line, "a block is set to several names; allowed is one".to_string()));
         }
         let body = self.simple_body("endset", line)?;
-        let target = targets.remove(0);
         Ok(NodeKind::SetBlock { target, filters, body })
     }
 
@@ -175,6 +178,20 @@ impl Parser {
             filters.push(tokens.filter()?);
         }
         Ok(filters)
+    }
+
+    fn with_tag(&mut self, mut tokens: Tokens, line: usize) -> LexResult<NodeKind> {
+        let mut values = Vec::new();
+        while tokens.peek().is_some() {
+            if !values.is_empty() {
+                tokens.expect_sign(",")?;
+            }
+            let name = tokens.new_name()?;
+            tokens.expect_sign("=")?;
+            values.push((name, tokens.expression()?));
+        }
+        let body = self.simple_body("endwith", line)?;
+        Ok(NodeKind::With { values, body })
     }
 
     fn filter_tag(&mut self, mut tokens: Tokens, line: usize) -> LexResult<NodeKind> {
@@ -189,11 +206,23 @@ impl Parser {
         let name: Name = tokens.name()?;
         let parameters = tokens.parameters()?;
         tokens.finish()?;
+        let defaults = parameters.iter().skip_while(|(_, default)| default.is_none());
+        if let Some((name, _)) = defaults.clone().find(|(_, default)| default.is_none()) {
+            return Err((line, format!("'{name}' has no default value, but follows one that has")));
+        }
         let loops = std::mem::take(&mut self.loops);
         let body = self.simple_body("endmacro", line)?;
         self.loops = loops;
         self.macros.push(Macro { name, parameters, body });
         Ok(NodeKind::Macro(self.macros.len() - 1))
+    }
+}
+
+fn has_name(target: &Target, name: &str) -> bool {
+    match target {
+        Target::Name(found) => &**found == name,
+        Target::Attribute(..) => false,
+        Target::Several(targets) => targets.iter().any(|target| has_name(target, name)),
     }
 }
 

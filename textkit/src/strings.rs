@@ -1,18 +1,24 @@
 //! Python's methods of str.
 
 use crate::calls::{join_all, Arguments};
-use crate::text::{is_space, Text, TextBuilder};
-use crate::value::{problem, Fuel, Outcome, Value};
+use crate::operators;
+use crate::text::{Text, TextBuilder};
+use crate::unicode::{is_decimal, is_digit, is_space, to_title};
+use crate::value::{problem, Fuel, ListKind, Outcome, Value};
 
-const METHODS: &str = "capitalize, count, endswith, find, isalnum, isalpha, isdigit, islower, \
-                       isspace, isupper, join, lower, lstrip, partition, removeprefix, \
-                       removesuffix, replace, rfind, rpartition, rsplit, rstrip, split, \
-                       splitlines, startswith, strip, title, upper";
+const METHODS: &str = "capitalize, count, endswith, find, index, isalnum, isalpha, isascii, \
+                       isdecimal, isdigit, islower, isnumeric, isspace, isupper, join, lower, \
+                       lstrip, partition, removeprefix, removesuffix, replace, rfind, rindex, \
+                       rpartition, rsplit, rstrip, split, splitlines, startswith, strip, title, \
+                       upper";
 
 pub fn call(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     fuel.step(1 + text.len() / 64)?;
     fuel.make(text.len())?;
     let name = arguments.name.clone();
+    if !name.ends_with("split") && name != "splitlines" {
+        arguments.no_names()?;
+    }
     match name.as_str() {
         "strip" | "lstrip" | "rstrip" => {
             let chars = arguments.take_text(0, "chars")?;
@@ -27,10 +33,11 @@ pub fn call(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value
             split(text, separator.as_ref(), most, name == "rsplit", fuel)
         }
         "splitlines" => {
-            arguments.finish(0)?;
-            pieces(text, lines(text.as_str()), fuel)
+            let keeps_ends = arguments.take(0, "keepends").is_some_and(|value| value.is_true());
+            arguments.finish(1)?;
+            pieces(text, lines(text.as_str(), keeps_ends), fuel)
         }
-        "startswith" | "endswith" => begins(text, arguments, name == "startswith"),
+        "startswith" | "endswith" => begins(text, arguments, name == "startswith", fuel),
         "replace" => {
             let (from, to) = (arguments.need_text(0, "old")?, arguments.need_text(1, "new")?);
             let most = arguments.take_int(2, "count")?.filter(|most| *most >= 0);
@@ -52,7 +59,8 @@ pub fn call(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value
             };
             Ok(Value::Str(text.part(rest.unwrap_or(whole))))
         }
-        "find" | "rfind" | "count" | "partition" | "rpartition" => search(text, arguments, fuel),
+        "find" | "rfind" | "index" | "rindex" | "count" => search(text, arguments, fuel),
+        "partition" | "rpartition" => partition(text, arguments, fuel),
         _ => without_arguments(text, arguments),
     }
 }
@@ -64,7 +72,10 @@ fn without_arguments(text: &Text, arguments: Arguments) -> Outcome<Value> {
     let is_cased = whole.chars().any(|c| c.is_uppercase() || c.is_lowercase());
     let value = match name.as_str() {
         "upper" | "lower" | "title" | "capitalize" => Ok(Value::Str(change_case(text, &name))),
-        "isdigit" | "isdecimal" | "isnumeric" => all(char::is_numeric),
+        "isdigit" => all(is_digit),
+        "isdecimal" => all(is_decimal),
+        "isnumeric" => all(char::is_numeric),
+        "isascii" => Ok(Value::Bool(whole.is_ascii())),
         "isalpha" => all(char::is_alphabetic),
         "isalnum" => all(char::is_alphanumeric),
         "isspace" => all(is_space),
@@ -92,19 +103,27 @@ pub fn strip(text: &Text, name: &str, chars: Option<&Text>) -> Text {
 }
 
 pub fn change_case(text: &Text, name: &str) -> Text {
-    let mut is_first = true;
+    if name == "upper" {
+        return text.map_chars(|c, out| out.extend(c.to_uppercase()));
+    }
+    // Of the whole, because a sigma at the end of a word has a small letter of its own.
+    let lowered = text.as_str().to_lowercase();
+    let mut at = 0;
+    let mut is_first = name != "lower";
     text.map_chars(|c, out| {
-        let is_upper = match name {
-            "upper" => true,
-            "lower" => false,
-            _ => is_first,
-        };
-        is_first = name == "title" && !c.is_alphabetic();
-        if is_upper {
-            out.extend(c.to_uppercase())
+        let begin = at;
+        at += c.to_lowercase().map(char::len_utf8).sum::<usize>();
+        if is_first {
+            to_title(c, out);
         } else {
-            out.extend(c.to_lowercase())
+            out.push_str(&lowered[begin..at]);
         }
+        is_first = match name {
+            "title" => !c.is_uppercase() && !c.is_lowercase(),
+            // The filter of jinja2: a word begins after one of these.
+            "title filter" => is_space(c) || "-({[<".contains(c),
+            _ => false,
+        };
     })
 }
 
@@ -135,10 +154,18 @@ fn split(
     pieces(text, parts, fuel)
 }
 
-/// Runs of white space part the words; none stand at the ends.
+/// Runs of white space part the words. Where the limit is reached the rest keeps what white space
+/// its other end has.
 fn split_at_space(whole: &str, most: usize, from_end: bool) -> Vec<&str> {
     let mut parts = Vec::new();
-    let mut rest = whole.trim_matches(is_space);
+    let without = |rest| -> &str {
+        if from_end {
+            str::trim_end_matches(rest, is_space)
+        } else {
+            str::trim_start_matches(rest, is_space)
+        }
+    };
+    let mut rest = without(whole);
     while !rest.is_empty() {
         let cut = if from_end { rest.rfind(is_space) } else { rest.find(is_space) };
         let Some(at) = cut.filter(|_| parts.len() < most) else {
@@ -146,28 +173,24 @@ fn split_at_space(whole: &str, most: usize, from_end: bool) -> Vec<&str> {
             break;
         };
         let next = at + rest[at..].chars().next().map_or(1, char::len_utf8);
-        if from_end {
-            parts.push(&rest[next..]);
-            rest = rest[..at].trim_end_matches(is_space);
-        } else {
-            parts.push(&rest[..at]);
-            rest = rest[next..].trim_start_matches(is_space);
-        }
+        parts.push(if from_end { &rest[next..] } else { &rest[..at] });
+        rest = without(if from_end { &rest[..at] } else { &rest[next..] });
     }
     if from_end {
         parts.reverse();
     }
-    // With a limit the last part keeps its own white space inside, never at the outer end.
     parts
 }
 
-fn lines(text: &str) -> Vec<&str> {
-    let is_break = |c: char| {
-        matches!(
-            c,
-            '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
-        )
-    };
+/// What str.splitlines() takes for the end of a line.
+pub fn is_break(c: char) -> bool {
+    matches!(
+        c,
+        '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
+    )
+}
+
+pub fn lines(text: &str, keeps_ends: bool) -> Vec<&str> {
     let mut out = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find(is_break) {
@@ -176,7 +199,7 @@ fn lines(text: &str) -> Vec<&str> {
         } else {
             rest[at..].chars().next().map_or(1, char::len_utf8)
         };
-        out.push(&rest[..at]);
+        out.push(&rest[..at + if keeps_ends { size } else { 0 }]);
         rest = &rest[at + size..];
     }
     if !rest.is_empty() {
@@ -185,9 +208,33 @@ fn lines(text: &str) -> Vec<&str> {
     out
 }
 
-fn begins(text: &Text, mut arguments: Arguments, at_start: bool) -> Outcome<Value> {
+/// The part between the arguments at `index` and after it, and where it begins, in characters;
+/// nothing where that is beyond the end.
+fn window(
+    text: &Text,
+    arguments: &mut Arguments,
+    index: usize,
+    fuel: &Fuel,
+) -> Outcome<Option<(Text, i128)>> {
+    let (start, end) = (arguments.take_int(index, "start")?, arguments.take_int(index + 1, "end")?);
+    if start.is_none() && end.is_none() {
+        return Ok(Some((text.clone(), 0)));
+    }
+    let value = Value::Str(text.clone());
+    let count = operators::length(&value, fuel)? as i128;
+    let start = start.unwrap_or(0);
+    let begin = if start < 0 { start.saturating_add(count).max(0) } else { start };
+    match operators::slice(&value, [Some(begin), end, None], fuel)? {
+        Value::Str(part) if begin <= count => Ok(Some((part, begin))),
+        _ => Ok(None),
+    }
+}
+
+fn begins(text: &Text, mut arguments: Arguments, at_start: bool, fuel: &Fuel) -> Outcome<Value> {
     let wanted = arguments.take(0, "prefix").unwrap_or(Value::None);
-    arguments.finish(1)?;
+    let window = window(text, &mut arguments, 1, fuel)?;
+    arguments.finish(3)?;
+    let Some((text, _)) = window else { return Ok(Value::Bool(false)) };
     let fits = |part: &str| {
         let whole = text.as_str();
         if at_start {
@@ -198,7 +245,7 @@ fn begins(text: &Text, mut arguments: Arguments, at_start: bool) -> Outcome<Valu
     };
     match &wanted {
         Value::Str(part) => Ok(Value::Bool(fits(part.as_str()))),
-        Value::List(list) if list.is_tuple => {
+        Value::List(list) if list.kind == ListKind::Tuple => {
             Ok(Value::Bool(list.items.iter().filter_map(Value::as_str).any(fits)))
         }
         other => problem(format!(
@@ -230,26 +277,39 @@ pub fn replace(text: &Text, from: &Text, to: &Text, most: usize, fuel: &Fuel) ->
 fn search(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     let part = arguments.need_text(0, "sub")?;
     let name = arguments.name.clone();
+    let window = window(text, &mut arguments, 1, fuel)?;
+    arguments.finish(3)?;
+    let (text, begin) = window.unwrap_or((Text::template(""), 0));
+    let (whole, part) = (text.as_str(), part.as_str());
+    if name == "count" {
+        let count =
+            if part.is_empty() { whole.chars().count() + 1 } else { whole.matches(part).count() };
+        return Ok(Value::Int(count as i128));
+    }
+    let place = if name.starts_with('r') { whole.rfind(part) } else { whole.find(part) };
+    match place {
+        Some(at) => Ok(Value::Int(begin + whole[..at].chars().count() as i128)),
+        None if name.ends_with("find") => Ok(Value::Int(-1)),
+        None => problem(format!("{name}: the text is not there")),
+    }
+}
+
+fn partition(text: &Text, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
+    let part = arguments.need_text(0, "sep")?;
+    let name = arguments.name.clone();
     arguments.finish(1)?;
     let (whole, part) = (text.as_str(), part.as_str());
-    let place = if name.starts_with('r') { whole.rfind(part) } else { whole.find(part) };
-    match name.as_str() {
-        "find" | "rfind" => {
-            Ok(Value::Int(place.map_or(-1, |at| whole[..at].chars().count() as i128)))
-        }
-        "count" if part.is_empty() => Ok(Value::Int(whole.chars().count() as i128 + 1)),
-        "count" => Ok(Value::Int(whole.matches(part).count() as i128)),
-        _ if part.is_empty() => problem(format!("{name}: empty separator")),
-        _ => {
-            let end = whole.len();
-            let cuts = match place {
-                Some(at) => [(0, at), (at, at + part.len()), (at + part.len(), end)],
-                None if name == "partition" => [(0, end), (end, end), (end, end)],
-                None => [(0, 0), (0, 0), (0, end)],
-            };
-            fuel.step(text.runs().len())?;
-            let parts = cuts.map(|(begin, end)| Value::Str(text.slice(begin, end)));
-            Value::sequence(parts.to_vec(), true)
-        }
+    if part.is_empty() {
+        return problem(format!("{name}: empty separator"));
     }
+    let place = if name.starts_with('r') { whole.rfind(part) } else { whole.find(part) };
+    let end = whole.len();
+    let cuts = match place {
+        Some(at) => [(0, at), (at, at + part.len()), (at + part.len(), end)],
+        None if name == "partition" => [(0, end), (end, end), (end, end)],
+        None => [(0, 0), (0, 0), (0, end)],
+    };
+    fuel.step(text.runs().len())?;
+    let parts = cuts.map(|(begin, end)| Value::Str(text.slice(begin, end)));
+    Value::of_kind(parts.to_vec(), ListKind::Tuple)
 }

@@ -134,8 +134,3 @@ impl TextBuilder {
         Text(Rc::new(self.body))
     }
 }
-
-/// Python's str.isspace of one character.
-pub fn is_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
-}

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use crate::ast::{Expr, ExprKind, Name, Target};
 use crate::lexer::{LexResult, Token};
 
+const MAX_TARGET_NESTING: usize = 20;
+
 pub struct Tokens {
     tokens: std::iter::Peekable<std::vec::IntoIter<(Token, usize)>>,
     pub line: usize,
@@ -90,25 +92,46 @@ impl Tokens {
         }
     }
 
-    pub fn target(&mut self) -> LexResult<Target> {
+    /// A name that may get a value.
+    pub fn new_name(&mut self) -> LexResult<Name> {
         let name = self.name()?;
-        if self.take_sign(".") {
+        match &*name {
+            "in" | "true" | "True" | "false" | "False" | "none" | "None" => {
+                self.fault(format!("cannot set '{name}'"))
+            }
+            _ => Ok(name),
+        }
+    }
+
+    /// `a`, `a, b`, `(a, b)`, `a, (b, c)`; and `a.b` if the template sets it.
+    pub fn target(&mut self, may_be_attribute: bool) -> LexResult<Target> {
+        let first = self.one_target(may_be_attribute)?;
+        if !matches!(self.peek(), Some(Token::Sign(","))) {
+            return Ok(first);
+        }
+        let mut targets = vec![first];
+        while self.take_sign(",") {
+            targets.push(self.one_target(may_be_attribute)?);
+        }
+        Ok(Target::Several(targets))
+    }
+
+    fn one_target(&mut self, may_be_attribute: bool) -> LexResult<Target> {
+        if self.take_sign("(") {
+            self.depth += 1;
+            if self.depth > MAX_TARGET_NESTING {
+                return self.fault("nests names too deeply");
+            }
+            let target = self.target(may_be_attribute)?;
+            self.depth -= 1;
+            self.expect_sign(")")?;
+            return Ok(target);
+        }
+        let name = self.new_name()?;
+        if may_be_attribute && self.take_sign(".") {
             return Ok(Target::Attribute(name, self.name()?));
         }
         Ok(Target::Name(name))
-    }
-
-    /// `a`, `a, b`, `(a, b)`
-    pub fn loop_targets(&mut self) -> LexResult<Vec<Name>> {
-        let is_bracketed = self.take_sign("(");
-        let mut names = vec![self.name()?];
-        while self.take_sign(",") {
-            names.push(self.name()?);
-        }
-        if is_bracketed {
-            self.expect_sign(")")?;
-        }
-        Ok(names)
     }
 }
 

@@ -2,9 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
+use crate::unicode::is_printable;
 
 /// Lists in lists and the like; bounds every recursion over a value.
 const MAX_NESTING: u32 = 100;
@@ -65,10 +67,32 @@ impl Fuel {
     }
 }
 
+/// Python's kinds of sequences; the last three are what a dict's methods give.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ListKind {
+    List,
+    Tuple,
+    Range,
+    Keys,
+    Values,
+    Items,
+}
+
 pub struct List {
     pub items: Vec<Value>,
-    pub is_tuple: bool,
+    pub kind: ListKind,
     depth: u32,
+}
+
+impl List {
+    fn kind_has_order(&self) -> bool {
+        matches!(self.kind, ListKind::List | ListKind::Tuple)
+    }
+
+    /// Whether brackets find items in it.
+    pub fn has_places(&self) -> bool {
+        matches!(self.kind, ListKind::List | ListKind::Tuple | ListKind::Range)
+    }
 }
 
 pub struct Map {
@@ -86,6 +110,14 @@ impl Map {
 pub struct Loop {
     pub items: Rc<Vec<Value>>,
     pub index: usize,
+    /// What loop.changed() saw last.
+    pub seen: Rc<RefCell<Option<Value>>>,
+}
+
+/// `value.name` where that is a method that is not called there.
+pub struct Method {
+    pub of: Value,
+    pub name: &'static str,
 }
 
 #[derive(Clone)]
@@ -97,14 +129,22 @@ pub enum Value {
     Int(i128),
     Float(f64),
     Str(Text),
+    /// What the filter `safe` gives.
+    Safe(Text),
     List(Rc<List>),
     Map(Rc<Map>),
     Namespace(Rc<RefCell<Vec<(String, Value)>>>),
     Loop(Rc<Loop>),
-    /// Index into the template's macros.
-    Macro(usize),
+    /// What filters such as `map` give: true, without a length, and empty after one loop over it.
+    Iterator(Rc<RefCell<VecDeque<Value>>>),
+    /// Index into the template's macros, and how many scopes it sees.
+    Macro {
+        index: usize,
+        scopes: usize,
+    },
     /// A function of ours, by name.
     Function(&'static str),
+    Method(Rc<Method>),
 }
 
 impl Value {
@@ -117,12 +157,21 @@ impl Value {
     }
 
     pub fn list(items: Vec<Value>) -> Outcome<Value> {
-        Value::sequence(items, false)
+        Value::of_kind(items, ListKind::List)
     }
 
-    pub fn sequence(items: Vec<Value>, is_tuple: bool) -> Outcome<Value> {
+    pub fn of_kind(items: Vec<Value>, kind: ListKind) -> Outcome<Value> {
         let depth = nesting(items.iter())?;
-        Ok(Value::List(Rc::new(List { items, is_tuple, depth })))
+        Ok(Value::List(Rc::new(List { items, kind, depth })))
+    }
+
+    pub fn iterator(items: Vec<Value>) -> Outcome<Value> {
+        nesting(items.iter())?;
+        Ok(Value::Iterator(Rc::new(RefCell::new(items.into()))))
+    }
+
+    pub fn method(&self, name: &'static str) -> Value {
+        Value::Method(Rc::new(Method { of: self.clone(), name }))
     }
 
     /// Of two equal keys the last one counts, at the place of the first.
@@ -144,12 +193,22 @@ impl Value {
             Value::Int(_) => "int",
             Value::Float(_) => "float",
             Value::Str(_) => "str",
-            Value::List(list) => ["list", "tuple"][list.is_tuple as usize],
+            Value::Safe(_) => "Markup",
+            Value::List(list) => match list.kind {
+                ListKind::List => "list",
+                ListKind::Tuple => "tuple",
+                ListKind::Range => "range",
+                ListKind::Keys => "dict_keys",
+                ListKind::Values => "dict_values",
+                ListKind::Items => "dict_items",
+            },
             Value::Map(_) => "dict",
             Value::Namespace(_) => "namespace",
             Value::Loop(_) => "loop",
-            Value::Macro(_) => "macro",
+            Value::Iterator(_) => "generator",
+            Value::Macro { .. } => "macro",
             Value::Function(_) => "function",
+            Value::Method(_) => "method",
         }
     }
 
@@ -159,7 +218,7 @@ impl Value {
             Value::Bool(value) => *value,
             Value::Int(value) => *value != 0,
             Value::Float(value) => *value != 0.0,
-            Value::Str(text) => !text.is_empty(),
+            Value::Str(text) | Value::Safe(text) => !text.is_empty(),
             Value::List(list) => !list.items.is_empty(),
             Value::Map(map) => !map.items.is_empty(),
             _ => true,
@@ -168,7 +227,7 @@ impl Value {
 
     pub fn as_str(&self) -> Option<&str> {
         match self {
-            Value::Str(text) => Some(text.as_str()),
+            Value::Str(text) | Value::Safe(text) => Some(text.as_str()),
             _ => None,
         }
     }
@@ -194,10 +253,9 @@ impl Value {
         fuel.step(1)?;
         Ok(match (self, other) {
             (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
-            (Value::Str(a), Value::Str(b)) => a.as_str() == b.as_str(),
+            (Value::Str(_) | Value::Safe(_), _) => self.as_str() == other.as_str(),
             (Value::List(a), Value::List(b)) => {
-                let is_same_kind = a.is_tuple == b.is_tuple && a.items.len() == b.items.len();
-                if !is_same_kind {
+                if a.kind != b.kind || a.items.len() != b.items.len() {
                     return Ok(false);
                 }
                 for (a, b) in a.items.iter().zip(&b.items) {
@@ -208,8 +266,11 @@ impl Value {
                 true
             }
             (Value::Map(a), Value::Map(b)) => return maps_equal(a, b, fuel),
-            (Value::Macro(a), Value::Macro(b)) => a == b,
+            (Value::Macro { index: a, .. }, Value::Macro { index: b, .. }) => a == b,
             (Value::Function(a), Value::Function(b)) => a == b,
+            (Value::Namespace(a), Value::Namespace(b)) => Rc::ptr_eq(a, b),
+            (Value::Iterator(a), Value::Iterator(b)) => Rc::ptr_eq(a, b),
+            (Value::Method(a), Value::Method(b)) => a.name == b.name && a.of.equals(&b.of, fuel)?,
             _ => match (self.as_int(), other.as_int()) {
                 (Some(a), Some(b)) => a == b,
                 _ => self.as_float().is_some() && self.as_float() == other.as_float(),
@@ -217,25 +278,35 @@ impl Value {
         })
     }
 
-    /// Python's `<` and its kin; a problem for what has no order.
-    pub fn compare(&self, other: &Value) -> Outcome<Ordering> {
+    /// Python's `<` and its kin: none of them holds for a NaN; a problem for what has no order.
+    pub fn compare(&self, other: &Value, fuel: &Fuel) -> Outcome<Option<Ordering>> {
+        fuel.step(1)?;
         if let (Some(a), Some(b)) = (self.as_str(), other.as_str()) {
-            return Ok(a.cmp(b));
+            return Ok(Some(a.cmp(b)));
         }
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
-            return Ok(a.cmp(&b));
+            return Ok(Some(a.cmp(&b)));
         }
-        let order = self.as_float().zip(other.as_float()).and_then(|(a, b)| a.partial_cmp(&b));
-        order.map_or_else(
-            || problem(format!("cannot order {} and {}", self.type_name(), other.type_name())),
-            Ok,
-        )
+        if let Some((a, b)) = self.as_float().zip(other.as_float()) {
+            return Ok(a.partial_cmp(&b));
+        }
+        match (self, other) {
+            (Value::List(a), Value::List(b)) if a.kind == b.kind && a.kind_has_order() => {
+                for (a, b) in a.items.iter().zip(&b.items) {
+                    if !a.equals(b, fuel)? {
+                        return a.compare(b, fuel);
+                    }
+                }
+                Ok(Some(a.items.len().cmp(&b.items.len())))
+            }
+            _ => problem(format!("cannot order {} and {}", self.type_name(), other.type_name())),
+        }
     }
 
     /// Python's str().
     pub fn to_text(&self, fuel: &Fuel) -> Outcome<Text> {
         match self {
-            Value::Str(text) => Ok(text.clone()),
+            Value::Str(text) | Value::Safe(text) => Ok(text.clone()),
             Value::Undefined(_) => Ok(Text::template("")),
             _ => {
                 let mut out = TextBuilder::default();
@@ -255,19 +326,35 @@ impl Value {
             Value::Bool(value) => out.push_str(if *value { "True" } else { "False" }, origin),
             Value::Int(value) => out.push_str(&value.to_string(), origin),
             Value::Float(value) => out.push_str(&float_text(*value), origin),
-            Value::Str(text) => {
+            Value::Str(text) | Value::Safe(text) => {
                 fuel.make(text.len())?;
                 let own = text.first_origin();
-                out.push_str(&quoted(text.as_str()), if own == TEMPLATE { origin } else { own });
+                let own = if own == TEMPLATE { origin } else { own };
+                let is_safe = matches!(self, Value::Safe(_));
+                out.push_str(if is_safe { "Markup(" } else { "" }, own);
+                out.push_str(&quoted(text.as_str()), own);
+                out.push_str(if is_safe { ")" } else { "" }, own);
+            }
+            Value::Loop(state) => {
+                let text = format!("<LoopContext {}/{}>", state.index + 1, state.items.len());
+                out.push_str(&text, origin);
             }
             Value::List(list) => {
-                let (open, close) = if list.is_tuple { ("(", ")") } else { ("[", "]") };
+                let (open, close) = match list.kind {
+                    ListKind::List => ("[", "]"),
+                    ListKind::Tuple => ("(", ")"),
+                    ListKind::Keys => ("dict_keys([", "])"),
+                    ListKind::Values => ("dict_values([", "])"),
+                    ListKind::Items => ("dict_items([", "])"),
+                    ListKind::Range => return problem("cannot print a range; make it a list"),
+                };
                 out.push_str(open, origin);
                 for (index, item) in list.items.iter().enumerate() {
                     out.push_str(if index > 0 { ", " } else { "" }, origin);
                     item.write_repr(out, origin, fuel)?;
                 }
-                out.push_str(if list.is_tuple && list.items.len() == 1 { "," } else { "" }, origin);
+                let is_alone = list.kind == ListKind::Tuple && list.items.len() == 1;
+                out.push_str(if is_alone { "," } else { "" }, origin);
                 out.push_str(close, origin);
             }
             Value::Map(map) => {
@@ -307,10 +394,9 @@ fn nesting<'a>(values: impl Iterator<Item = &'a Value>) -> Outcome<u32> {
 /// A namespace in a namespace could build a chain without end, or a ring.
 pub fn check_holdable(value: &Value) -> Outcome<()> {
     match value {
-        Value::Namespace(_) | Value::Loop(_) => problem(format!(
-            "puts a {} into another value, which is not supported",
-            value.type_name()
-        )),
+        Value::Namespace(_) | Value::Loop(_) | Value::Iterator(_) | Value::Method(_) => problem(
+            format!("puts a {} into another value, which is not supported", value.type_name()),
+        ),
         _ => Ok(()),
     }
 }
@@ -341,10 +427,12 @@ fn quoted(text: &str) -> String {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
-            c if (c as u32) < 0x20 || (0x7f..0xa1).contains(&(c as u32)) || c as u32 == 0xad => {
-                out.push_str(&format!("\\x{:02x}", c as u32));
-            }
-            c => out.push(c),
+            c if is_printable(c) => out.push(c),
+            c => out.push_str(&match c as u32 {
+                code @ 0..=0xff => format!("\\x{code:02x}"),
+                code @ 0x100..=0xffff => format!("\\u{code:04x}"),
+                code => format!("\\U{code:08x}"),
+            }),
         }
     }
     out.push(quote);

@@ -1,0 +1,75 @@
+//! What Python's str knows of characters and Rust's char does not. Tables of Unicode 14, in order.
+
+/// str.isspace of one character.
+pub fn is_space(c: char) -> bool {
+    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
+}
+
+/// Whether repr() shows it as it is. Code points that mean nothing yet are shown.
+pub fn is_printable(c: char) -> bool {
+    !is_in(UNPRINTED, c)
+}
+
+/// str.isdecimal of one character.
+pub fn is_decimal(c: char) -> bool {
+    let code = c as u32;
+    c.is_ascii_digit() || ZEROS.iter().any(|zero| (*zero..zero + 10).contains(&code))
+}
+
+/// str.isdigit of one character.
+pub fn is_digit(c: char) -> bool {
+    is_decimal(c) || is_in(DIGITS, c)
+}
+
+/// The character of a word's begin; more than one for ligatures and the German sharp s.
+pub fn to_title(c: char, out: &mut String) {
+    let digraph = match c {
+        '\u{1c4}'..='\u{1c6}' => '\u{1c5}',
+        '\u{1c7}'..='\u{1c9}' => '\u{1c8}',
+        '\u{1ca}'..='\u{1cc}' => '\u{1cb}',
+        '\u{1f1}'..='\u{1f3}' => '\u{1f2}',
+        _ => {
+            let mut upper = c.to_uppercase();
+            out.extend(upper.next());
+            return out.extend(upper.flat_map(char::to_lowercase));
+        }
+    };
+    out.push(digraph);
+}
+
+fn is_in(ranges: &[(u32, u32)], c: char) -> bool {
+    let code = c as u32;
+    let next = ranges.partition_point(|(first, _)| *first <= code);
+    next > 0 && code <= ranges[next - 1].1
+}
+
+#[rustfmt::skip]
+const ZEROS: &[u32] = &[
+    0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6,
+    0xe50, 0xed0, 0xf20, 0x1040, 0x1090, 0x17e0, 0x1810, 0x1946, 0x19d0, 0x1a80, 0x1a90, 0x1b50,
+    0x1bb0, 0x1c40, 0x1c50, 0xa620, 0xa8d0, 0xa900, 0xa9d0, 0xa9f0, 0xaa50, 0xabf0, 0xff10,
+    0x104a0, 0x10d30, 0x11066, 0x110f0, 0x11136, 0x111d0, 0x112f0, 0x11450, 0x114d0, 0x11650,
+    0x116c0, 0x11730, 0x118e0, 0x11950, 0x11c50, 0x11d50, 0x11da0, 0x16a60, 0x16ac0, 0x16b50,
+    0x1d7ce, 0x1d7d8, 0x1d7e2, 0x1d7ec, 0x1d7f6, 0x1e140, 0x1e2f0, 0x1e950, 0x1fbf0,
+];
+
+/// Digits that are no decimal ones: raised, lowered, circled and the like.
+#[rustfmt::skip]
+const DIGITS: &[(u32, u32)] = &[
+    (0xb2, 0xb3), (0xb9, 0xb9), (0x1369, 0x1371), (0x19da, 0x19da), (0x2070, 0x2070),
+    (0x2074, 0x2079), (0x2080, 0x2089), (0x2460, 0x2468), (0x2474, 0x247c), (0x2488, 0x2490),
+    (0x24ea, 0x24ea), (0x24f5, 0x24fd), (0x24ff, 0x24ff), (0x2776, 0x277e), (0x2780, 0x2788),
+    (0x278a, 0x2792), (0x10a40, 0x10a43), (0x10e60, 0x10e68), (0x11052, 0x1105a),
+    (0x1f100, 0x1f10a),
+];
+
+/// Controls, marks of format, blanks and private characters.
+#[rustfmt::skip]
+const UNPRINTED: &[(u32, u32)] = &[
+    (0x0, 0x1f), (0x7f, 0xa0), (0xad, 0xad), (0x600, 0x605), (0x61c, 0x61c), (0x6dd, 0x6dd),
+    (0x70f, 0x70f), (0x890, 0x891), (0x8e2, 0x8e2), (0x1680, 0x1680), (0x180e, 0x180e),
+    (0x2000, 0x200f), (0x2028, 0x202f), (0x205f, 0x2064), (0x2066, 0x206f), (0x3000, 0x3000),
+    (0xe000, 0xf8ff), (0xfeff, 0xfeff), (0xfff9, 0xfffb), (0x110bd, 0x110bd),
+    (0x110cd, 0x110cd), (0x13430, 0x13438), (0x1bca0, 0x1bca3), (0x1d173, 0x1d17a),
+    (0xe0001, 0xe0001), (0xe0020, 0xe007f), (0xf0000, 0xffffd), (0x100000, 0x10fffd),
+];
