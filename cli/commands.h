@@ -34,6 +34,7 @@ struct ExportOptions {
   bool merged = false;        // Base and adapter in one.
   std::string dtype = "f32";  // Of merged weights: f32, bf16 or f16.
   std::string shard_size;     // Of merged weights: "5GB". Empty: one file.
+  std::string gguf;           // As one GGUF file instead of a folder: "f16" or "q8_0".
 };
 absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options);
 

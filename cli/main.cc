@@ -97,18 +97,24 @@ void AddModels(Parser& p) {
       p.Add(models, "export", "write a model's files to a new folder",
             [&p](const GlobalOptions& g) { return ModelsExport(g, p.export_options); });
   exporting->add_option("name", p.export_options.name)->required();
-  exporting->add_option("--to", p.export_options.to, "new or empty folder")->required();
+  exporting->add_option("--to", p.export_options.to, "new or empty folder, or FILE.gguf")
+      ->required();
   exporting->add_flag("--base", p.export_options.base,
                       "also its base as a Hugging Face folder, in DIR/base");
   CLI::Option* merged = exporting->add_flag("--merged", p.export_options.merged,
                                             "base and adapter in one, as a Hugging Face folder");
-  exporting->add_option("--dtype", p.export_options.dtype, "of merged weights; default: f32")
-      ->needs(merged)
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  CLI::Option* dtype =
+      exporting->add_option("--dtype", p.export_options.dtype, "of merged weights; default: f32");
+  dtype->needs(merged)->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  CLI::Option* shards = exporting->add_option("--shard-size", p.export_options.shard_size,
+                                              "of merged weights, such as 5GB; default: one file");
+  shards->needs(merged);
   exporting
-      ->add_option("--shard-size", p.export_options.shard_size,
-                   "of merged weights, such as 5GB; default: one file")
-      ->needs(merged);
+      ->add_option("--gguf", p.export_options.gguf,
+                   "as one GGUF file with weights of the type f16 or q8_0; adapters need --merged")
+      ->excludes(dtype)
+      ->excludes(shards)
+      ->check(CLI::IsMember({"f16", "q8_0"}));
 }
 
 void AddDatasets(Parser& p) {

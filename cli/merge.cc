@@ -17,18 +17,19 @@ namespace lathe::cli {
 namespace {
 
 std::vector<std::string> Arguments(const MergeRequest& request) {
-  std::vector<std::string> arguments = {(ProgramFolder() / "lathe-prepare").string(),
-                                        "merge",
-                                        "--base",
-                                        request.base.string(),
-                                        "--adapter",
-                                        request.adapter.string(),
-                                        "--out",
-                                        request.to.string(),
-                                        "--dtype",
-                                        request.dtype};
-  if (!request.shard_size.empty()) {
-    arguments.insert(arguments.end(), {"--shard-size", request.shard_size});
+  std::vector<std::string> arguments = {(ProgramFolder() / "lathe-prepare").string(), "merge"};
+  const auto add = [&](const char* flag, const std::string& value) {
+    if (!value.empty()) arguments.insert(arguments.end(), {flag, value});
+  };
+  add("--base", request.base.string());
+  add("--adapter", request.adapter.string());
+  add("--out", request.to.string());
+  if (request.gguf.empty()) {
+    add("--dtype", request.dtype);
+    add("--shard-size", request.shard_size);
+  } else {
+    add("--gguf", request.gguf);
+    add("--name", request.name);
   }
   return arguments;
 }
@@ -54,7 +55,7 @@ absl::StatusOr<int> RunAndWait(std::vector<std::string> arguments) {
 absl::Status MergeFolders(const MergeRequest& request) {
   LATHE_ASSIGN_OR_RETURN(const int status, RunAndWait(Arguments(request)));
   if (status == 0) {
-    MakePublic(request.to);
+    if (request.gguf.empty()) MakePublic(request.to);  // A file is public already.
     return absl::OkStatus();
   }
   return absl::FailedPreconditionError(

@@ -118,30 +118,63 @@ absl::StatusOr<int> ModelsGet(const GlobalOptions& global, const std::string& na
 
 namespace {
 
-absl::Status CheckMergeable(const v1::Model& model, const ExportOptions& options) {
+// --merged and --gguf: one model in one place.
+absl::Status CheckWhole(const v1::Model& model, const ExportOptions& options) {
+  const bool adapter = model.kind() == v1::MODEL_KIND_ADAPTER;
   if (options.base) return absl::InvalidArgumentError("--merged holds the base; drop --base");
-  if (model.kind() == v1::MODEL_KIND_ADAPTER) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(model.name(), " is a base model; --merged is for adapters"));
+  if (options.merged && !adapter) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(model.name(), " is a base model; --merged is for adapters"));
+  }
+  if (adapter && !options.merged) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(model.name(), " is an adapter; --gguf needs --merged"));
+  }
+  if (options.gguf.empty()) return RequireNewOrEmptyFolder(options.to);
+  if (options.to.extension() != ".gguf") {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--to got '", options.to.string(), "'; with --gguf it must be a new file, NAME.gguf"));
+  }
+  std::error_code error;
+  if (!std::filesystem::exists(std::filesystem::symlink_status(options.to, error))) {
+    return absl::OkStatus();
+  }
+  return absl::AlreadyExistsError(absl::StrCat(options.to.string(), ": is there already"));
 }
 
 // Base and adapter are fetched beside `options.to` and removed again.
-absl::Status ExportMerged(Connection& connection, const v1::Model& model,
-                          const ExportOptions& options) {
-  LATHE_RETURN_IF_ERROR(CheckMergeable(model, options));
-  LATHE_RETURN_IF_ERROR(RequireNewOrEmptyFolder(options.to));
+absl::Status ExportWhole(Connection& connection, const v1::Model& model,
+                         const ExportOptions& options) {
+  LATHE_RETURN_IF_ERROR(CheckWhole(model, options));
   std::filesystem::path target = std::filesystem::absolute(options.to).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));
   LATHE_ASSIGN_OR_RETURN(const TempFolder parts, TempFolder::Make(".parts", target.parent_path()));
+  MergeRequest request = {.base = parts.path() / "base",
+                          .adapter = {},
+                          .to = target,
+                          .dtype = options.dtype,
+                          .shard_size = options.shard_size,
+                          .gguf = options.gguf,
+                          .name = model.name()};
+  if (!options.merged) {
+    LATHE_RETURN_IF_ERROR(Download(connection, model, request.base));
+    return MergeFolders(request);
+  }
+  request.adapter = parts.path() / "adapter";
   LATHE_ASSIGN_OR_RETURN(const v1::Model base, GetModel(connection, model.base_model()));
-  LATHE_RETURN_IF_ERROR(Download(connection, base, parts.path() / "base"));
-  LATHE_RETURN_IF_ERROR(Download(connection, model, parts.path() / "adapter"));
-  return MergeFolders({.base = parts.path() / "base",
-                       .adapter = parts.path() / "adapter",
-                       .to = target,
-                       .dtype = options.dtype,
-                       .shard_size = options.shard_size});
+  LATHE_RETURN_IF_ERROR(Download(connection, base, request.base));
+  LATHE_RETURN_IF_ERROR(Download(connection, model, request.adapter));
+  return MergeFolders(request);
+}
+
+void PrintWhole(const v1::Model& model, const ExportOptions& options) {
+  if (options.merged) {
+    absl::PrintF("%s: merged into %s in %s\n", model.name(), model.base_model(),
+                 options.to.string());
+  } else {
+    absl::PrintF("%s: in %s\n", model.name(), options.to.string());
+  }
 }
 
 }  // namespace
@@ -149,13 +182,12 @@ absl::Status ExportMerged(Connection& connection, const v1::Model& model,
 absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options) {
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
   LATHE_ASSIGN_OR_RETURN(const v1::Model model, GetModel(*connection, options.name));
-  if (options.merged) {
-    LATHE_RETURN_IF_ERROR(ExportMerged(*connection, model, options));
+  if (options.merged || !options.gguf.empty()) {
+    LATHE_RETURN_IF_ERROR(ExportWhole(*connection, model, options));
     if (global.json) {
       PrintJson(model);
     } else {
-      absl::PrintF("%s: merged into %s in %s\n", model.name(), model.base_model(),
-                   options.to.string());
+      PrintWhole(model, options);
     }
     return kDone;
   }

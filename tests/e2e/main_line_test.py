@@ -114,6 +114,23 @@ class MainLineTest(unittest.TestCase):
         _, error = self.service.run("models", "export", "tiny", "--merged", "--to", os.path.join(parent, "x"), code=2)
         self.assertIn("--merged is for adapters", error)
 
+    def test_the_merged_export_as_gguf_is_a_model_again(self):
+        parent = os.path.join(self.service.temp.name, "ggufs")
+        to = os.path.join(parent, "first.gguf")
+        self.service.run("models", "export", "first", "--merged", "--gguf", "f16", "--to", to)
+        self.service.run("models", "export", "tiny", "--gguf", "q8_0", "--to", os.path.join(parent, "tiny.gguf"))
+        self.assertEqual(sorted(os.listdir(parent)), ["first.gguf", "tiny.gguf"])
+        self.service.run("models", "import", "again", "--from", to)
+        again, tiny = (self.service.json("models", "get", name) for name in ("again", "tiny"))
+        self.assertEqual((again["architecture"], again["parameters"]), ("llama", tiny["parameters"]))
+        answer = self.service.json("chat", "again", "--prompt", "Say the word 3", "--max-tokens", "3")
+        self.assertIn("again", answer["answers"])
+        refused = (("first", to, 2, "is an adapter; --gguf needs --merged"), ("tiny", to, 1, "is there already"),
+                   ("tiny", parent, 2, "it must be a new file, NAME.gguf"))
+        for name, place, code, words in refused:
+            _, error = self.service.run("models", "export", name, "--gguf", "f16", "--to", place, code=code)
+            self.assertIn(words, error)
+
     def test_a_full_disk_at_export_leaves_nothing(self):
         if os.geteuid() != 0:
             self.skipTest("needs root to mount a small file system")

@@ -41,6 +41,7 @@ DecoderLayout Layout(const ModelConfig& config) { return LlamaLayout(config, {})
 const ModelFamily kMistralFamily = {.architecture = "MistralForCausalLM",
                                     .model_type = "mistral",
                                     .gguf = "",
+                                    .gguf_written_as = "llama",
                                     .gguf_permutes_rows = false,
                                     .defaults = Defaults,
                                     .read = Read,

@@ -10,6 +10,8 @@
 namespace lathe {
 namespace {
 
+using nlohmann::json;
+
 constexpr absl::string_view kGpt2Bytes =
     R"({"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true})";
 constexpr absl::string_view kBytes =
@@ -90,7 +92,50 @@ GgufPreTokenizer Make(Kind kind) {
   return made;
 }
 
+// The name that a file is written with. Of several names for one kind llama.cpp treats text alike.
+constexpr std::array<Named, 6> kWritten = {{{"llama-bpe", Kind::kLlama3},
+                                            {"qwen2", Kind::kQwen2},
+                                            {"smollm", Kind::kDigitsThenGpt2},
+                                            {"tekken", Kind::kTekken},
+                                            {"gpt-2", Kind::kGpt2},
+                                            {"default", Kind::kDefault}}};
+
+// What has no influence on ids is left out, and what may be left out is put in.
+json Canonical(json part) {
+  if (!part.is_object()) return part;
+  if (part.value("type", json()) == "ByteLevel") {
+    part.erase("trim_offsets");
+    if (!part.contains("use_regex")) part["use_regex"] = true;
+  }
+  const auto parts = part.find("pretokenizers");
+  if (parts == part.end() || !parts->is_array()) return part;
+  for (json& member : *parts) member = Canonical(member);
+  return part;
+}
+
+absl::Status NoNameError(const char* part, const json& value) {
+  return absl::UnimplementedError(absl::StrCat(
+      "tokenizer.json: ", part, " is ", ShortJson(value), "; GGUF has no name for it; named are ",
+      absl::StrJoin(kWritten, ", ", [](std::string* out, const Named& named) {
+        absl::StrAppend(out, "\"", named.name, "\"");
+      })));
+}
+
 }  // namespace
+
+absl::StatusOr<std::string> NameGgufPreTokenizer(const json& tokenizer) {
+  const json pre = Canonical(tokenizer.value("pre_tokenizer", json()));
+  for (const Named& named : kWritten) {
+    const GgufPreTokenizer known = Make(named.kind);
+    if (pre != Canonical(json::parse(known.json))) continue;
+    const json normalizer = tokenizer.value("normalizer", json());
+    if (normalizer != json::parse(known.normalizer)) return NoNameError("normalizer", normalizer);
+    const json ignores = tokenizer.at("model").value("ignore_merges", json(false));
+    if (ignores != known.ignore_merges) return NoNameError("model.ignore_merges", ignores);
+    return std::string(named.name);
+  }
+  return NoNameError("pre_tokenizer", tokenizer.value("pre_tokenizer", json()));
+}
 
 absl::StatusOr<GgufPreTokenizer> FindGgufPreTokenizer(absl::string_view name) {
   std::vector<std::string> known;

@@ -24,6 +24,11 @@ double Divisor(const RopeScaling& scaling, double frequency) {
   return 1 / ((1 - smooth) / scaling.factor + smooth);
 }
 
+double FactorAt(const RopeScaling& scaling, const ModelConfig& config, int64_t i) {
+  const double exponent = 2 * static_cast<double>(i) / static_cast<double>(config.head_dim);
+  return Divisor(scaling, std::pow(config.rope_theta, -exponent));
+}
+
 }  // namespace
 
 absl::StatusOr<RopeScaling> RopeScalingFromGguf(const GgufTensor& factors,
@@ -39,8 +44,7 @@ absl::StatusOr<RopeScaling> RopeScalingFromGguf(const GgufTensor& factors,
   RopeScaling scaling = {.type = RopeType::kLlama3};
   scaling.factor = *std::max_element(stored.begin(), stored.end());
   for (int64_t i = 0; i < count; ++i) {
-    const double exponent = 2 * static_cast<double>(i) / static_cast<double>(config.head_dim);
-    const double expected = Divisor(scaling, std::pow(config.rope_theta, -exponent));
+    const double expected = FactorAt(scaling, config, i);
     const double got = stored[static_cast<size_t>(i)];
     if (std::abs(got - expected) <= kTolerance * expected) continue;
     return absl::UnimplementedError(absl::StrCat(
@@ -48,6 +52,14 @@ absl::StatusOr<RopeScaling> RopeScalingFromGguf(const GgufTensor& factors,
         "Llama 3's scaling over 8192 positions, where it is ", expected));
   }
   return scaling;
+}
+
+std::vector<float> GgufRopeFactors(const ModelConfig& config) {
+  std::vector<float> factors;
+  for (int64_t i = 0; i < config.head_dim / 2; ++i) {
+    factors.push_back(static_cast<float>(FactorAt(config.rope_scaling, config, i)));
+  }
+  return factors;
 }
 
 }  // namespace lathe

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
 #include "worker/formats/gguf.h"
 #include "worker/formats/model_config.h"
@@ -11,5 +13,8 @@ namespace lathe {
 // factor of the file. Unimplemented: another setting; InvalidArgument: another shape or type.
 absl::StatusOr<RopeScaling> RopeScalingFromGguf(const GgufTensor& factors,
                                                 const ModelConfig& config);
+
+// The other way round: rope_freqs.weight, [head_dim / 2]. REQUIRES: Llama 3's scaling.
+std::vector<float> GgufRopeFactors(const ModelConfig& config);
 
 }  // namespace lathe

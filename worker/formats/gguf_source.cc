@@ -4,9 +4,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "common/base/status.h"
 #include "worker/formats/decoder_layout.h"
+#include "worker/formats/gguf_names.h"
 #include "worker/formats/gguf_rope.h"
 #include "worker/formats/import_source.h"
 #include "worker/formats/model_family.h"
@@ -14,37 +14,6 @@
 
 namespace lathe {
 namespace {
-
-// llama.cpp's names for the modules of a layer, which all its families with our names share; the
-// prefix is "blk.N.".
-struct PartName {
-  absl::string_view ours;
-  absl::string_view theirs;
-};
-constexpr PartName kParts[] = {
-    {"input_layernorm", "attn_norm"},    {"self_attn.q_proj", "attn_q"},
-    {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
-    {"self_attn.q_norm", "attn_q_norm"}, {"self_attn.k_norm", "attn_k_norm"},
-    {"self_attn.o_proj", "attn_output"}, {"post_attention_layernorm", "ffn_norm"},
-    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
-};
-constexpr const char* kRopeFactors = "rope_freqs.weight";
-
-// Of `parameter`, with our names for its place. Empty: llama.cpp has none.
-std::string GgufName(const DecoderLayout& layout, const std::string& parameter) {
-  if (parameter == layout.embedding + ".weight") return "token_embd.weight";
-  if (parameter == layout.final_norm + ".weight") return "output_norm.weight";
-  if (parameter == layout.head + ".weight") return "output.weight";
-  const std::vector<std::string> parts = absl::StrSplit(
-      absl::string_view(parameter).substr(layout.layers.size() + 1), absl::MaxSplits('.', 1));
-  const size_t dot = parts[1].rfind('.');
-  for (const PartName& part : kParts) {
-    if (part.ours != absl::string_view(parts[1]).substr(0, dot)) continue;
-    return absl::StrCat("blk.", parts[0], ".", part.theirs, parts[1].substr(dot));
-  }
-  return "";
-}
 
 // Keys of ARCHITECTURE.* that are read or change nothing. Any other may change the mathematics.
 const std::set<std::string>& KnownKeys() {
@@ -147,7 +116,7 @@ absl::Status ReadVocabularySize(const GgufFile& file, const KeyReader& keys, Mod
 }
 
 absl::Status ReadRopeScaling(const GgufFile& file, const KeyReader& keys, ModelConfig& config) {
-  const auto factors = file.tensors().find(kRopeFactors);
+  const auto factors = file.tensors().find(kGgufRopeFactors);
   if (factors != file.tensors().end()) {
     LATHE_ASSIGN_OR_RETURN(config.rope_scaling, RopeScalingFromGguf(factors->second, config));
   }
@@ -161,7 +130,7 @@ absl::Status ReadRopeScaling(const GgufFile& file, const KeyReader& keys, ModelC
   }
   return absl::UnimplementedError(absl::StrCat(key, " is ", ShortJson(type),
                                                "; supported are \"none\", and \"linear\" without ",
-                                               kRopeFactors));
+                                               kGgufRopeFactors));
 }
 
 absl::StatusOr<ModelConfig> ReadConfig(const GgufFile& file, const ModelFamily& family) {
@@ -211,7 +180,7 @@ absl::Status GgufSource::Init() {
 
 absl::Status GgufSource::MatchTensors(const ModelFamily& family) {
   const DecoderLayout layout = LayoutOf(config_);
-  std::set<std::string> used = {kRopeFactors};  // Read with the configuration.
+  std::set<std::string> used = {kGgufRopeFactors};  // Read with the configuration.
   for (const ParameterSpec& spec : ParameterSpecs(config_)) {
     const std::string name = GgufName(layout, spec.name);
     const auto found = file_.tensors().find(name);
@@ -226,9 +195,7 @@ absl::Status GgufSource::MatchTensors(const ModelFamily& family) {
                                                      "]; must have ", expected));
     }
     used.insert(name);
-    const bool query_or_key =
-        absl::StrContains(name, ".attn_q.") || absl::StrContains(name, ".attn_k.");
-    parameters_.push_back({&found->second, family.gguf_permutes_rows && query_or_key});
+    parameters_.push_back({&found->second, IsPermuted(family, name)});
   }
   for (const auto& [name, tensor] : file_.tensors()) {
     if (used.count(name) > 0) continue;
@@ -237,14 +204,6 @@ absl::Status GgufSource::MatchTensors(const ModelFamily& family) {
                                                    " of these sizes has none of that name"));
   }
   return absl::OkStatus();
-}
-
-// llama.cpp turns the two halves of each head's rows into pairs (convert_hf_to_gguf.py, permute):
-// row j * head_dim / 2 + i of a head is at 2 * i + j, for j in {0, 1}.
-int64_t PermutedRow(int64_t row, int64_t head_dim) {
-  const int64_t in_head = row % head_dim;
-  const int64_t half = head_dim / 2;
-  return row - in_head + 2 * (in_head % half) + in_head / half;
 }
 
 // A one-dimensional parameter is one row to the caller, and its values are what is permuted.

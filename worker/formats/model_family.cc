@@ -29,6 +29,18 @@ const ModelFamily* FindFamilyOfGguf(absl::string_view general_architecture) {
   return Find(&ModelFamily::gguf, general_architecture);
 }
 
+const ModelFamily* GgufFormOf(const ModelFamily& family) {
+  return FindFamilyOfGguf(family.gguf.empty() ? family.gguf_written_as : family.gguf);
+}
+
+std::string GgufWritableArchitectures() {
+  std::vector<std::string> names;
+  for (const ModelFamily* family : kFamilies) {
+    if (GgufFormOf(*family) != nullptr) names.emplace_back(family->architecture);
+  }
+  return absl::StrJoin(names, ", ");
+}
+
 std::string SupportedArchitectures() {
   return absl::StrJoin(kFamilies, ", ", [](std::string* out, const ModelFamily* family) {
     absl::StrAppend(out, family->architecture);

@@ -17,6 +17,8 @@ struct ModelFamily {
   absl::string_view architecture;  // In config.json: "LlamaForCausalLM".
   absl::string_view model_type;    // "llama".
   absl::string_view gguf;          // general.architecture. Empty: no GGUF of it is read.
+  // As what it is written where that is another family's. Empty, as is `gguf`: there is no form.
+  absl::string_view gguf_written_as = "";
   // llama.cpp stores the rows of this family's q and k in another order (gguf_source.cc).
   bool gguf_permutes_rows = false;
   // transformers' defaults for what a file may leave out; num_kv_heads or head_dim 0: derived.
@@ -38,8 +40,12 @@ extern const ModelFamily kQwen3Family;    // Qwen3, dense.
 // Null: there is none.
 const ModelFamily* FindFamily(absl::string_view architecture);
 const ModelFamily* FindFamilyOfGguf(absl::string_view general_architecture);
+// The one as which a GGUF of `family` is written; null: there is no form for it.
+const ModelFamily* GgufFormOf(const ModelFamily& family);
 // For messages: "LlamaForCausalLM, MistralForCausalLM, ...".
 std::string SupportedArchitectures();
+// Of those that have a form in GGUF: "LlamaForCausalLM, ...".
+std::string GgufWritableArchitectures();
 // "\"llama\", \"qwen2\", ...".
 std::string SupportedGgufArchitectures();
 

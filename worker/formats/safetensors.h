@@ -5,11 +5,12 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "common/base/file.h"
+#include "common/base/pending_file.h"
 #include "worker/formats/dtype.h"
 
 // huggingface/safetensors, README.md "Format". Header at most 16 MiB, 65,536 tensors of at most 8
@@ -53,27 +54,22 @@ struct TensorSpec {
 };
 
 // Writes a file of any size without holding it: declare all tensors, append their bytes in that
-// order in pieces of any size, finish. Until Finish returns OK `path` is as it was; a writer that
-// dies removes its temporary file. ResourceExhausted: the disk is full. Thread-compatible.
+// order in pieces of any size, finish. Until Finish returns OK `path` is as it was (PendingFile).
+// Thread-compatible.
 class SafetensorsWriter {
  public:
   static absl::StatusOr<SafetensorsWriter> Create(const std::filesystem::path& path,
                                                   const std::vector<TensorSpec>& tensors);
-  SafetensorsWriter(SafetensorsWriter&& other) noexcept;
-  SafetensorsWriter& operator=(SafetensorsWriter&&) = delete;
-  ~SafetensorsWriter();
-
   // InvalidArgument: more bytes than declared.
   absl::Status Append(absl::string_view bytes);
   // fsyncs and renames. InvalidArgument: fewer bytes than declared.
   absl::Status Finish();
 
  private:
-  SafetensorsWriter(std::filesystem::path path, std::filesystem::path temp, UniqueFd fd,
-                    uint64_t num_bytes_left);
-  std::filesystem::path path_;
-  std::filesystem::path temp_;  // Empty: nothing to remove.
-  UniqueFd fd_;
+  SafetensorsWriter(PendingFile file, uint64_t num_bytes_left)
+      : file_(std::move(file)), num_bytes_left_(num_bytes_left) {}
+
+  PendingFile file_;
   uint64_t num_bytes_left_ = 0;
 };
 

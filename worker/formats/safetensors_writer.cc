@@ -1,7 +1,3 @@
-#include <fcntl.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <optional>
 #include <set>
 #include <utility>
@@ -64,72 +60,34 @@ absl::StatusOr<std::string> MakeHeader(const std::vector<TensorSpec>& tensors, u
   return length + text;
 }
 
-absl::Status WriteAll(int fd, absl::string_view bytes, const std::filesystem::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t done = write(fd, bytes.data(), bytes.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": write"));
-    bytes.remove_prefix(static_cast<size_t>(done));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
-
-SafetensorsWriter::SafetensorsWriter(std::filesystem::path path, std::filesystem::path temp,
-                                     UniqueFd fd, uint64_t num_bytes_left)
-    : path_(std::move(path)),
-      temp_(std::move(temp)),
-      fd_(std::move(fd)),
-      num_bytes_left_(num_bytes_left) {}
-
-SafetensorsWriter::SafetensorsWriter(SafetensorsWriter&& other) noexcept
-    : path_(std::move(other.path_)),
-      temp_(std::exchange(other.temp_, std::filesystem::path())),
-      fd_(std::move(other.fd_)),
-      num_bytes_left_(other.num_bytes_left_) {}
-
-SafetensorsWriter::~SafetensorsWriter() {
-  if (!temp_.empty()) unlink(temp_.c_str());
-}
 
 absl::StatusOr<SafetensorsWriter> SafetensorsWriter::Create(
     const std::filesystem::path& path, const std::vector<TensorSpec>& tensors) {
   uint64_t total = 0;
   auto header = MakeHeader(tensors, total);
   if (!header.ok()) return Annotate(header.status(), path.string());
-  std::filesystem::path temp =
-      path.parent_path() / absl::StrCat(".", path.filename().string(), ".", getpid(), ".tmp");
-  unlink(temp.c_str());
-  UniqueFd fd(open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": create"));
-  SafetensorsWriter writer(path, std::move(temp), std::move(fd), total);
-  LATHE_RETURN_IF_ERROR(WriteAll(writer.fd_.get(), *header, path));
-  return writer;
+  LATHE_ASSIGN_OR_RETURN(PendingFile file, PendingFile::Create(path));
+  LATHE_RETURN_IF_ERROR(file.Append(*header));
+  return SafetensorsWriter(std::move(file), total);
 }
 
 absl::Status SafetensorsWriter::Append(absl::string_view bytes) {
   if (bytes.size() > num_bytes_left_) {
-    return absl::InvalidArgumentError(absl::StrCat(path_.string(), ": got ", bytes.size(),
+    return absl::InvalidArgumentError(absl::StrCat(file_.path().string(), ": got ", bytes.size(),
                                                    " bytes; ", num_bytes_left_, " are left"));
   }
-  LATHE_RETURN_IF_ERROR(WriteAll(fd_.get(), bytes, path_));
+  LATHE_RETURN_IF_ERROR(file_.Append(bytes));
   num_bytes_left_ -= bytes.size();
   return absl::OkStatus();
 }
 
 absl::Status SafetensorsWriter::Finish() {
   if (num_bytes_left_ != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(path_.string(), ": ", num_bytes_left_, " bytes of its tensors are missing"));
+    return absl::InvalidArgumentError(absl::StrCat(file_.path().string(), ": ", num_bytes_left_,
+                                                   " bytes of its tensors are missing"));
   }
-  if (fsync(fd_.get()) != 0) return ErrnoToStatus(errno, absl::StrCat(path_.string(), ": fsync"));
-  if (rename(temp_.c_str(), path_.c_str()) != 0) {
-    return ErrnoToStatus(errno, absl::StrCat(path_.string(), ": rename"));
-  }
-  temp_.clear();
-  fd_.Reset();
-  return FsyncFolder(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path("."));
+  return file_.Publish();
 }
 
 absl::Status WriteSafetensors(const std::filesystem::path& path,

@@ -16,6 +16,7 @@
 #include "common/base/status.h"
 #include "worker/data/dataset.h"
 #include "worker/data/utf8.h"
+#include "worker/formats/gguf_export.h"
 #include "worker/formats/import.h"
 #include "worker/formats/merge.h"
 
@@ -35,6 +36,8 @@ struct Arguments {
   std::string adapter;
   std::string dtype = "f32";
   uint64_t shard_bytes = 0;
+  std::string gguf;  // "f16", "q8_0" or empty.
+  std::string name;
 };
 
 DataSource SourceOf(const Arguments& arguments) { return {arguments.file, arguments.format}; }
@@ -139,11 +142,19 @@ absl::Status Import(const Arguments& arguments) {
 }
 
 absl::Status Merge(const Arguments& arguments) {
+  const auto progress = [](const std::string& line) { absl::FPrintF(stderr, "%s\n", line); };
+  if (!arguments.gguf.empty()) {
+    const GgufExportOptions options = {
+        .type = arguments.gguf == "f16" ? GgmlType::kF16 : GgmlType::kQ8_0, .name = arguments.name};
+    return ExportGguf(arguments.model, arguments.adapter, arguments.out, options, progress);
+  }
+  if (arguments.adapter.empty()) {
+    return absl::InvalidArgumentError("--adapter is missing; only --gguf goes without");
+  }
   const MergeOptions options = {.dtype = arguments.dtype == "f32"   ? Dtype::kF32
                                          : arguments.dtype == "f16" ? Dtype::kF16
                                                                     : Dtype::kBf16,
                                 .max_shard_bytes = arguments.shard_bytes};
-  const auto progress = [](const std::string& line) { absl::FPrintF(stderr, "%s\n", line); };
   return MergeAdapter(arguments.model, arguments.adapter, arguments.out, options, progress);
 }
 
@@ -192,15 +203,21 @@ void AddCommands(CLI::App& app, int& exit_code) {
       AddCommand(app, "import", "write a model's canonical folder", Import, arguments, exit_code);
   import->add_option("source", arguments->file, "Hugging Face folder or .gguf file")->required();
   import->add_option("--out", arguments->out, "new folder")->required();
-  CLI::App* merge = AddCommand(app, "merge", "write base and adapter as one Hugging Face folder",
-                               Merge, arguments, exit_code);
+  CLI::App* merge =
+      AddCommand(app, "merge", "write base and adapter as one model", Merge, arguments, exit_code);
   merge->add_option("--base", arguments->model, model_help)->required();
-  merge->add_option("--adapter", arguments->adapter, "PEFT folder")->required();
-  merge->add_option("--out", arguments->out, "new folder")->required();
-  merge->add_option("--dtype", arguments->dtype, "of the weights: f32, bf16 or f16")
-      ->check(CLI::IsMember({"f32", "bf16", "f16"}));
-  merge->add_option("--shard-size", arguments->shard_bytes, "such as 5GB; default: one file")
-      ->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
+  merge->add_option("--adapter", arguments->adapter, "PEFT folder");
+  merge->add_option("--out", arguments->out, "new Hugging Face folder, or FILE.gguf")->required();
+  CLI::Option* dtype =
+      merge->add_option("--dtype", arguments->dtype, "of the weights: f32, bf16 or f16");
+  dtype->check(CLI::IsMember({"f32", "bf16", "f16"}));
+  CLI::Option* shards =
+      merge->add_option("--shard-size", arguments->shard_bytes, "such as 5GB; default: one file");
+  shards->transform(CLI::AsSizeValue(/*kb_is_1000=*/true));
+  CLI::Option* gguf = merge->add_option("--gguf", arguments->gguf,
+                                        "one GGUF file instead, of the type f16 or q8_0");
+  gguf->check(CLI::IsMember({"f16", "q8_0"}))->excludes(dtype)->excludes(shards);
+  merge->add_option("--name", arguments->name, "general.name; default: the file's")->needs(gguf);
 }
 
 }  // namespace lathe

@@ -3,14 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
-#include "common/base/sha256.h"
+#include "tests/worker/formats/token_ids.h"
 #include "tests/worker/text/text_fixture.h"
 #include "worker/formats/gguf.h"
 #include "worker/formats/gguf_pre_tokenizer.h"
@@ -25,36 +24,9 @@ using ::testing::HasSubstr;
 using Json = nlohmann::json;
 
 constexpr char kFolder[] = "tests/data/sentencepiece/";
-constexpr size_t kBlock = 10;
 
 Json Goldens(absl::string_view folder) {
   return Json::parse(ReadTestFile(absl::StrCat(folder, "goldens.json")));
-}
-
-// As tests/oracle/make_token_ids.py digests a block of strings.
-std::string DigestOf(const TextModel& model, const Json& strings, size_t begin) {
-  std::string bytes;
-  for (size_t i = begin; i < begin + kBlock; ++i) {
-    auto ids = model.Encode(strings[i].get<std::string>(), /*special=*/true);
-    EXPECT_TRUE(ids.ok()) << ids.status();
-    if (!ids.ok()) return "";
-    ids->push_back(-1);
-    const size_t size = bytes.size();
-    bytes.resize(size + ids->size() * sizeof(int32_t));
-    std::memcpy(bytes.data() + size, ids->data(), ids->size() * sizeof(int32_t));
-  }
-  return Sha256Hex(bytes).substr(0, 8);
-}
-
-void ExpectIds(absl::string_view tokenizer_json, const std::string& digests) {
-  const auto model = LoadTextModel(tokenizer_json, "");
-  ASSERT_TRUE(model.ok()) << model.status();
-  const Json strings = Json::parse(ReadTestFile("tests/data/public-tokenizers/strings.json"));
-  ASSERT_EQ(strings.size() / kBlock * 8, digests.size());
-  for (size_t i = 0; i < strings.size(); i += kBlock) {
-    EXPECT_EQ(DigestOf(**model, strings, i), digests.substr(i / kBlock * 8, 8))
-        << "strings " << i << " to " << i + kBlock - 1;
-  }
 }
 
 SentencePieceOptions OptionsOf(const Json& config) {
