@@ -17,6 +17,7 @@
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/lora_linear.h"
+#include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/token_loss.h"
 
 // Decoder of Llama and those who follow it. Source of the arithmetic: transformers,
@@ -170,7 +171,7 @@ class LlamaLm final : public CausalLm {
   at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const at::Tensor hidden = FinalStates(batch, adapter, /*training=*/false, 0);
-    return at::mm(RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps), weights_.head.t());
+    return Multiply(RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps), weights_.head.t());
   }
 
   std::unique_ptr<KvCache> NewCache() override {

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <limits>
 
+#include "worker/engine/ops/matrix_product.h"
+
 // G = H / K query heads share one key head. They are stacked as rows of one matrix, so that keys
 // are not repeated. Queries go in blocks of at most kBlock rows, each with only the keys before its
 // end: half of the work of a full matrix, and the scores stay small.
@@ -69,7 +71,7 @@ void UnstackGroups(const at::Tensor& stacked, int64_t begin, int64_t end, const 
 // themselves, and row i sees them up to i.
 at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, int64_t rows) {
   const int64_t keys = k.size(1);
-  at::Tensor scores = at::bmm(q, k.transpose(1, 2));
+  at::Tensor scores = Multiply(q, k.transpose(1, 2));
   scores.mul_(1 / std::sqrt(static_cast<double>(q.size(2))));
   if (rows > 1) {
     const at::Tensor hidden = at::ones({rows, rows}, at::kBool).triu_(1);
@@ -123,7 +125,7 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     for (const Block& block : Blocks(layout.document_begin)) {
       const at::Tensor p = Probabilities(StackGroups(q, block.begin, block.end, shape.num_kv_heads),
                                          KeysOf(k, block), block.end - block.begin);
-      UnstackGroups(at::bmm(p, KeysOf(v, block)), block.begin, block.end, out);
+      UnstackGroups(Multiply(p, KeysOf(v, block)), block.begin, block.end, out);
     }
     at::Tensor flat = out.view({qkv.size(0), -1});
     ctx->save_for_backward({qkv, rotated, cos, sin, flat});
@@ -168,14 +170,14 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
     const at::Tensor k = KeysOf(rotated.narrow(1, shape.num_heads, shape.num_kv_heads), block);
     const at::Tensor p = Probabilities(q, k, block.end - block.begin);
     const at::Tensor grad = stack(grad_out);
-    KeysOf(grad_v, block).add_(at::bmm(p.transpose(1, 2), grad));
+    KeysOf(grad_v, block).add_(Multiply(p.transpose(1, 2), grad));
     const at::Tensor row = at::sum(grad * stack(out), {-1}, /*keepdim=*/true);
     const at::Tensor grad_scores =
-        at::bmm(grad, KeysOf(v, block).transpose(1, 2)).sub_(row).mul_(p).mul_(scale);
-    UnstackGroups(at::bmm(grad_scores, k), block.begin, block.end,
+        Multiply(grad, KeysOf(v, block).transpose(1, 2)).sub_(row).mul_(p).mul_(scale);
+    UnstackGroups(Multiply(grad_scores, k), block.begin, block.end,
                   grad_rotated.narrow(1, 0, shape.num_heads));
     KeysOf(grad_rotated.narrow(1, shape.num_heads, shape.num_kv_heads), block)
-        .add_(at::bmm(grad_scores.transpose(1, 2), q));
+        .add_(Multiply(grad_scores.transpose(1, 2), q));
   }
 };
 
@@ -209,7 +211,7 @@ at::Tensor AttendToCache(const at::Tensor& q, const at::Tensor& keys, const at::
     const Block block = {0, begin, old + end};
     const at::Tensor p =
         Probabilities(StackGroups(q, begin, end, num_kv_heads), KeysOf(keys, block), end - begin);
-    UnstackGroups(at::bmm(p, KeysOf(values, block)), begin, end, out);
+    UnstackGroups(Multiply(p, KeysOf(values, block)), begin, end, out);
   }
   return out.view({q.size(0), -1});
 }

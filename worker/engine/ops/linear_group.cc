@@ -6,6 +6,8 @@
 #include <functional>
 #include <numeric>
 
+#include "worker/engine/ops/matrix_product.h"
+
 namespace lathe {
 namespace {
 
@@ -40,22 +42,21 @@ LinearGroup LinearGroup::WithoutBias() const {
 }
 
 at::Tensor Product(const at::Tensor& x, const LinearGroup& group) {
-  if (group.quantized.empty()) return at::mm(x, group.weight.t());
+  if (group.quantized.empty()) return Multiply(x, group.weight.t());
   const int64_t width =
       std::accumulate(group.out_features.begin(), group.out_features.end(), int64_t{0});
   at::Tensor y = at::empty({x.size(0), width}, x.options());
   ForEachRows(group, x.scalar_type(), [&](int64_t column, const at::Tensor& rows) {
-    at::Tensor part = y.narrow(1, column, rows.size(0));
-    at::mm_out(part, x, rows.t());
+    MultiplyInto(y.narrow(1, column, rows.size(0)), x, rows.t());
   });
   return y;
 }
 
 at::Tensor BackProduct(const at::Tensor& g, const LinearGroup& group) {
-  if (group.quantized.empty()) return at::mm(g, group.weight);
+  if (group.quantized.empty()) return Multiply(g, group.weight);
   at::Tensor grad_x = at::zeros({g.size(0), group.quantized[0].cols}, g.options());
   ForEachRows(group, g.scalar_type(), [&](int64_t column, const at::Tensor& rows) {
-    grad_x.addmm_(g.narrow(1, column, rows.size(0)), rows);
+    AddProduct(grad_x, g.narrow(1, column, rows.size(0)), rows);
   });
   return grad_x;
 }

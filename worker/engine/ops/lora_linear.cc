@@ -9,6 +9,7 @@
 
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
+#include "worker/engine/ops/matrix_product.h"
 
 namespace lathe {
 namespace {
@@ -77,11 +78,11 @@ at::Tensor StackA(at::TensorList tensors) {
 // A x of all layers, transposed, [sum r, T]. Thin products are several times faster with the rank
 // as rows (MKL, measured), so everything of width r is kept transposed.
 at::Tensor ProjectDown(const LoraPlan& plan, const at::Tensor& x, at::TensorList tensors) {
-  if (plan.dropout == 0) return at::mm(StackA(tensors), x.t());
+  if (plan.dropout == 0) return Multiply(StackA(tensors), x.t());
   at::Tensor down = at::empty({plan.rank_sum, x.size(0)}, x.options());
   for (size_t i = 0; i < plan.slices.size(); ++i) {
-    at::Tensor part = RowsOf(plan.slices[i], down);
-    at::mm_out(part, tensors[2 * i], (x * MaskOf(plan, plan.slices[i], x)).t());
+    MultiplyInto(RowsOf(plan.slices[i], down), tensors[2 * i],
+                 (x * MaskOf(plan, plan.slices[i], x)).t());
   }
   return down;
 }
@@ -90,11 +91,11 @@ at::Tensor ProjectDown(const LoraPlan& plan, const at::Tensor& x, at::TensorList
 void AddInputGradient(const LoraPlan& plan, const at::Tensor& grad_down, at::TensorList tensors,
                       at::Tensor& grad_x) {
   if (plan.dropout == 0) {
-    grad_x.addmm_(grad_down.t(), StackA(tensors));
+    AddProduct(grad_x, grad_down.t(), StackA(tensors));
     return;
   }
   for (size_t i = 0; i < plan.slices.size(); ++i) {
-    const at::Tensor part = at::mm(RowsOf(plan.slices[i], grad_down).t(), tensors[2 * i]);
+    const at::Tensor part = Multiply(RowsOf(plan.slices[i], grad_down).t(), tensors[2 * i]);
     grad_x.addcmul_(part, MaskOf(plan, plan.slices[i], grad_x));
   }
 }
@@ -108,7 +109,7 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const at::Tensor down = ProjectDown(*plan, x, tensors);
     for (size_t i = 0; i < plan->slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan->slices[i];
-      ColumnsOf(slice, y).addmm_(RowsOf(slice, down).t(), tensors[2 * i + 1].t(), 1, plan->scale);
+      AddProduct(ColumnsOf(slice, y), RowsOf(slice, down).t(), tensors[2 * i + 1].t(), plan->scale);
     }
     variable_list saved = {x, down};
     saved.insert(saved.end(), tensors.begin(), tensors.end());
@@ -143,16 +144,15 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
       const at::Tensor grad = ColumnsOf(slice, grad_y);
-      at::Tensor part = RowsOf(slice, grad_down);
-      at::mm_out(part, tensors[2 * i + 1].t(), grad.t());
-      out[2 * i + 1] = at::mm(RowsOf(slice, down), grad).mul_(plan.scale).t().contiguous();
+      MultiplyInto(RowsOf(slice, grad_down), tensors[2 * i + 1].t(), grad.t());
+      out[2 * i + 1] = Multiply(RowsOf(slice, down), grad).mul_(plan.scale).t().contiguous();
     }
     grad_down.mul_(plan.scale);
-    const at::Tensor grad_a = plan.dropout == 0 ? at::mm(grad_down, x) : at::Tensor();
+    const at::Tensor grad_a = plan.dropout == 0 ? Multiply(grad_down, x) : at::Tensor();
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
       out[2 * i] = plan.dropout == 0 ? RowsOf(slice, grad_a)
-                                     : at::mm(RowsOf(slice, grad_down), x * MaskOf(plan, slice, x));
+                                     : Multiply(RowsOf(slice, grad_down), x * MaskOf(plan, slice, x));
     }
     return grad_down;
   }

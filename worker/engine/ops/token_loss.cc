@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "worker/engine/ops/matrix_product.h"
+
 namespace lathe {
 namespace {
 
@@ -20,7 +22,7 @@ void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t rows = std::min(chunk, count - begin);
     at::Tensor logits = buffer.narrow(0, 0, rows);
-    at::mm_out(logits, hidden.narrow(0, begin, rows), weight.t());
+    MultiplyInto(logits, hidden.narrow(0, begin, rows), weight.t());
     at::_log_softmax_out(logits, logits, 1, /*half_to_float=*/false);
     body(begin, logits, labels.narrow(0, begin, rows).unsqueeze(1));
   }
@@ -42,8 +44,7 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
                    log_probs.exp_().scatter_add_(
                        1, chunk_labels,
                        at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
-                   at::Tensor part = grad_hidden.narrow(0, begin, log_probs.size(0));
-                   at::mm_out(part, log_probs, weight);
+                   MultiplyInto(grad_hidden.narrow(0, begin, log_probs.size(0)), log_probs, weight);
                  });
     ctx->save_for_backward({grad_hidden});
     return at::full({}, loss, hidden.options().dtype(at::kDouble));
