@@ -2,10 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "tests/worker/text/text_fixture.h"
@@ -132,25 +135,6 @@ TEST(PublicTemplateTest, TemplatesFromTheCacheGiveTheTextOfTransformers) {
   }
 }
 
-// Three conversations, and by hand what a model learns of each: what it has to write itself after
-// the prompt that the template gives it.
-struct Trained {
-  absl::string_view name;
-  std::string turns;
-  std::string tools;
-  std::string thinking;
-  // With the thoughts in a field of their own.
-  std::string reasoning;
-};
-
-Conversation Turns() {
-  return {{Role::kSystem, "Be brief."},
-          {Role::kUser, "One?"},
-          {Role::kAssistant, "Yes."},
-          {Role::kUser, "Two?"},
-          {Role::kAssistant, "No."}};
-}
-
 Conversation Tools() {
   Message call{Role::kAssistant, ""};
   call.fields = R"({"tool_calls": [{"type": "function", "id": "call00001", "function":)"
@@ -159,28 +143,6 @@ Conversation Tools() {
   result.fields = R"({"name": "get_weather", "tool_call_id": "call00001"})";
   return {{Role::kUser, "Weather?"}, call, result, {Role::kAssistant, "7 degrees."}};
 }
-
-Conversation Thinking() {
-  return {{Role::kUser, "1+1?"},
-          {Role::kAssistant, "<think>\nA\n</think>\n\n2"},
-          {Role::kUser, "Sure?"},
-          {Role::kAssistant, "<think>\nB\n</think>\n\nYes"}};
-}
-
-Conversation Reasoning() {
-  Conversation conversation = Thinking();
-  for (size_t i : {size_t{1}, size_t{3}}) {
-    conversation[i].content = i == 1 ? "2" : "Yes";
-    conversation[i].fields =
-        i == 1 ? R"({"reasoning_content": "A"})" : R"({"reasoning_content": "B"})";
-  }
-  return conversation;
-}
-
-constexpr char kTools[] =
-    R"([{"type": "function", "function": {"name": "get_weather", "description": "d",)"
-    R"( "parameters": {"type": "object", "properties": {"city": {"type": "string",)"
-    R"( "description": "c"}}, "required": ["city"]}}}])";
 
 std::unique_ptr<TextModel> LoadWithSpecialTokens(absl::string_view name, const Json& golden) {
   std::vector<std::string> special = {"<|im_start|>",
@@ -208,89 +170,120 @@ std::unique_ptr<TextModel> LoadWithSpecialTokens(absl::string_view name, const J
                                       "<|channel|>",
                                       "<|message|>",
                                       "<|call|>",
-                                      "<|return|>"};
+                                      "<|return|>",
+                                      "<｜User｜>",
+                                      "<｜Assistant｜>"};
   Json config = {
       {"chat_template", ReadTestFile(absl::StrCat(kFolder, name, ".jinja"))},
       {"eos_token", golden["eos_token"]},
   };
-  if (golden["bos_token"] != "") config["bos_token"] = golden["bos_token"];
+  if (golden["bos_token"] != "") {
+    config["bos_token"] = golden["bos_token"];
+    special.push_back(golden["bos_token"]);
+  }
   special.push_back(golden["eos_token"]);
   auto model = LoadTextModel(TokenizerWith(special), config.dump());
   EXPECT_TRUE(model.ok()) << model.status();
   return model.ok() ? *std::move(model) : nullptr;
 }
 
-std::string TrainedOf(const TextModel& model, const Conversation& conversation,
-                      absl::string_view tools) {
-  const auto tokens = model.Render(conversation, /*generation_prompt=*/false, tools);
-  return tokens.ok() ? TrainedText(model, *tokens) : "refused";
-}
-
-constexpr char kCall[] = R"(<tool_call>
-{"name": "get_weather", "arguments": {"city": "Oslo"}}
-</tool_call><|im_end|>)";
-
-// `end` closes every turn, and the template knows neither tools nor thoughts.
-Trained Plain(absl::string_view name, absl::string_view end) {
-  return {name, absl::StrCat("Yes.", end, "No.", end), absl::StrCat(end, "7 degrees.", end),
-          absl::StrCat("<think>\nA\n</think>\n\n2", end, "<think>\nB\n</think>\n\nYes", end),
-          absl::StrCat("2", end, "Yes", end)};
-}
-
-// Plain, but with tools.
-Trained WithTools(absl::string_view name, absl::string_view end, absl::string_view call) {
-  Trained trained = Plain(name, end);
-  trained.tools = absl::StrCat(call, "7 degrees.", end);
-  return trained;
-}
-
-std::vector<Trained> Expectations() {
-  const std::string sentence_end = "<｜end▁of▁sentence｜>";
-  const std::string last_thought = "2<|im_end|><think>\nB\n</think>\n\nYes<|im_end|>";
-  Trained r1 = Plain("deepseek-r1-distill", sentence_end);
-  r1.thinking = absl::StrCat("\n\n2", sentence_end, "\n\nYes", sentence_end);
-  return {
-      WithTools("qwen2.5", "<|im_end|>", kCall),
-      // The last answer has a thought, if an empty one; earlier thoughts are dropped.
-      {"qwen3", "Yes.<|im_end|><think>\n\n</think>\n\nNo.<|im_end|>",
-       absl::StrCat(kCall, "<think>\n\n</think>\n\n7 degrees.<|im_end|>"), last_thought,
-       last_thought},
-      {"qwq", "Yes.<|im_end|>No.<|im_end|>", absl::StrCat(kCall, "7 degrees.<|im_end|>"),
-       last_thought, "2<|im_end|>Yes<|im_end|>"},
-      WithTools("mistral-nemo", "</s>",
-                R"([TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Oslo"}, )"
-                R"("id": "call00001"}]</s>)"),
-      WithTools("mistral-small-3.2", "</s>",
-                R"([TOOL_CALLS]get_weather[CALL_ID]call00001[ARGS]{"city": "Oslo"}</s>)"),
-      WithTools("devstral", "</s>", R"([TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}</s>)"),
-      Plain("granite-3.3", "<|end_of_text|>"),
-      Plain("phi-3.5", "<|end|>"),
-      Plain("internlm2", "<|im_end|>"),
-      Plain("deepseek-v3", sentence_end),
-      r1,
-      {"gpt-oss", "<|channel|>final<|message|>Yes.<|end|><|channel|>final<|message|>No.<|return|>",
-       " to=functions.get_weather<|channel|>commentary json<|message|>{\"city\": \"Oslo\"}<|call|>"
-       "<|channel|>final<|message|>7 degrees.<|return|>",
-       "<|channel|>final<|message|><think>\nA\n</think>\n\n2<|end|>"
-       "<|channel|>final<|message|><think>\nB\n</think>\n\nYes<|return|>",
-       "<|channel|>final<|message|>2<|end|><|channel|>analysis<|message|>B<|end|>"
-       "<|channel|>final<|message|>Yes<|return|>"},
-  };
-}
-
-TEST(PublicTemplateMaskTest, TrainsWhatTheModelHasToWrite) {
-  const Json goldens = ReadJson("goldens.json");
-  const std::vector<Trained> expectations = Expectations();
-  EXPECT_GE(expectations.size(), 12u);
-  for (const Trained& expected : expectations) {
-    SCOPED_TRACE(std::string(expected.name));
-    const auto model = LoadWithSpecialTokens(expected.name, goldens[std::string(expected.name)]);
-    ASSERT_NE(model, nullptr);
-    EXPECT_EQ(TrainedOf(*model, Turns(), ""), expected.turns);
-    EXPECT_EQ(TrainedOf(*model, Tools(), kTools), expected.tools);
-    EXPECT_EQ(TrainedOf(*model, Thinking(), ""), expected.thinking);
-    EXPECT_EQ(TrainedOf(*model, Reasoning(), ""), expected.reasoning);
+// The conversations of trained/conversations.json. A message's weight is not for templates.
+Case ToWeightedCase(Json json) {
+  json["generation_prompt"] = false;
+  std::vector<bool> trained;
+  for (Json& message : json["messages"]) {
+    trained.push_back(message.value("weight", 1) == 1);
+    message.erase("weight");
   }
+  Case one = ToCase(json);
+  for (size_t i = 0; i < trained.size(); ++i) one.conversation[i].trained = trained[i];
+  return one;
+}
+
+// The text of the tokens, the trained ones in brackets.
+std::string Marked(const TextModel& model, const std::vector<RenderedToken>& tokens) {
+  std::string text;
+  std::vector<int32_t> plain;  // A character may take several of them.
+  const auto flush = [&] {
+    text += model.Decode(plain);
+    plain.clear();
+  };
+  bool is_trained = false;
+  for (const RenderedToken& token : tokens) {
+    const bool is_special = model.Decode({token.id}).empty();
+    if (is_special || token.trained != is_trained) flush();
+    if (token.trained != is_trained) text += token.trained ? "⟦" : "⟧";
+    is_trained = token.trained;
+    if (is_special) text += model.TokenText(token.id);
+    if (!is_special) plain.push_back(token.id);
+  }
+  flush();
+  return text + (is_trained ? "⟧" : "");
+}
+
+// "===== NAME", then the text, by name.
+std::map<std::string, std::string> ReadMarked(absl::string_view name) {
+  std::map<std::string, std::string> texts;
+  const std::string file = ReadTestFile(absl::StrCat(kFolder, "trained/", name, ".txt"));
+  for (const absl::string_view part : absl::StrSplit(file, "===== ", absl::SkipEmpty())) {
+    const std::pair<std::string, std::string> one = absl::StrSplit(part, absl::MaxSplits('\n', 1));
+    texts[one.first] = std::string(absl::StripSuffix(one.second, "\n"));
+  }
+  return texts;
+}
+
+// Each trained answer ends with one token that ends a turn, which is trained; a template's BOS
+// stands at the begin and nowhere else. That EOS may be the padding token changes nothing: there is
+// no padding.
+void ExpectEnds(const TextModel& model, const std::vector<RenderedToken>& tokens,
+                const Json& golden) {
+  const std::vector<int32_t>& stops = model.stop_ids();
+  const auto is_stop = [&](int32_t id) {
+    return std::binary_search(stops.begin(), stops.end(), id);
+  };
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (!tokens[i].trained) continue;
+    const bool is_last = i + 1 == tokens.size() || !tokens[i + 1].trained;
+    EXPECT_EQ(is_stop(tokens[i].id), is_last) << "token " << i;
+  }
+  const std::string bos = golden["bos_token"];
+  if (bos.empty() || bos == golden["eos_token"]) return;
+  const int32_t id = model.TokenId(bos);
+  const auto is_bos = [id](const RenderedToken& token) { return token.id == id; };
+  const auto count = std::count_if(tokens.begin(), tokens.end(), is_bos);
+  EXPECT_EQ(count, id >= 0 && is_bos(tokens[0]) ? 1 : 0);
+}
+
+TEST(PublicTemplateMaskTest, TrainsWhatIsMarkedByHand) {
+  const Json goldens = ReadJson("goldens.json");
+  const Json conversations = ReadJson("trained/conversations.json");
+  int num_templates = 0;
+  for (const auto& [name, golden] : goldens.items()) {
+    if (golden["licence"].is_null()) continue;
+    ++num_templates;
+    const auto model = LoadWithSpecialTokens(name, golden);
+    ASSERT_NE(model, nullptr);
+    std::map<std::string, std::string> expected = ReadMarked(name);
+    for (const auto& [kind, json] : conversations.items()) {
+      SCOPED_TRACE(name + ", " + kind);
+      const Case one = ToWeightedCase(json);
+      const auto tokens = model->Render(one.conversation, /*generation_prompt=*/false, one.tools);
+      ASSERT_TRUE(tokens.ok()) << tokens.status();
+      EXPECT_EQ(Marked(*model, *tokens), expected[kind]);
+      ExpectEnds(*model, *tokens, golden);
+    }
+  }
+  EXPECT_GE(num_templates, 12);
+}
+
+TEST(PublicTemplateMaskTest, AnEosThatIsTheBosAndThePadIsStillTrained) {
+  // Granite's one token for all three.
+  const Json golden = ReadJson("goldens.json")["granite-3.3"];
+  ASSERT_EQ(golden["bos_token"], golden["eos_token"]);
+  const auto model = LoadWithSpecialTokens("granite-3.3", golden);
+  const auto tokens = model->Render({{Role::kUser, "a"}, {Role::kAssistant, "b"}}, false);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  EXPECT_EQ(TrainedText(*model, *tokens), "b<|end_of_text|>");
 }
 
 TEST(PublicTemplateMaskTest, SpecialStringsOfAToolAreItsOwnText) {
