@@ -22,7 +22,7 @@ constexpr size_t kMaxCutTokensShown = 256;
 constexpr size_t kMaxTasks = 1000;
 
 // Grows with every change that gives other shards for the same input.
-constexpr absl::string_view kPrepareVersion = "2";
+constexpr absl::string_view kPrepareVersion = "3";
 
 // What is kept of a row until all rows are known.
 struct RowRecord {
@@ -82,8 +82,8 @@ void Tally::Add(const JudgedRow& judged) {
         std::max(report_.longest_row_tokens, static_cast<int64_t>(judged.encoded->rendered.size()));
   }
   if (judged.parsed.row) {
-    record.split =
-        SplitRow{ContentKeyOf(judged.parsed.row->conversation), judged.parsed.row->split};
+    record.split = SplitRow{ContentKeyOf(judged.parsed.row->conversation, judged.parsed.row->tools),
+                            judged.parsed.row->split};
     if (!seen_.insert(record.split->key).second) {
       problems_.Add({judged.line, judged.row, ProblemCode::kDuplicateRow,
                      "has the same messages as an earlier row"});

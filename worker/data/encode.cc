@@ -24,6 +24,30 @@ void CheckLength(size_t tokens, int max_length, TooLong too_long, Findings& find
     findings.Add(ProblemCode::kTooLong, sizes);
 }
 
+// What the template leaves out of the row.
+void CheckShown(const TemplateTraits& traits, const Conversation& conversation,
+                absl::string_view tools, Findings& findings) {
+  constexpr absl::string_view kLost = "which the model's chat template does not show: lost";
+  bool loses_calls = false;
+  bool loses_thoughts = false;
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const MessageParts parts = PartsOf(conversation[i]);
+    loses_calls = loses_calls || (parts.has_calls && !traits.shows_calls);
+    loses_thoughts = loses_thoughts || (parts.has_thought && !traits.shows_thoughts);
+    if (parts.has_calls && !traits.shows_calls && conversation[i].trained &&
+        conversation[i].content.empty()) {
+      findings.Add(ProblemCode::kEmptyAnswer,
+                   absl::StrCat("messages[", i, "] has only tool_calls, ", kLost));
+    }
+  }
+  if (!tools.empty() && !traits.shows_tools)
+    findings.Add(ProblemCode::kToolsIgnored, absl::StrCat("has tools, ", kLost));
+  if (loses_calls)
+    findings.Add(ProblemCode::kToolsIgnored, absl::StrCat("has tool_calls, ", kLost));
+  if (loses_thoughts)
+    findings.Add(ProblemCode::kThoughtIgnored, absl::StrCat("has reasoning_content, ", kLost));
+}
+
 }  // namespace
 
 TooLong ParseTooLong(absl::string_view on_too_long) {
@@ -32,9 +56,11 @@ TooLong ParseTooLong(absl::string_view on_too_long) {
 }
 
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
-                                     int max_length, TooLong too_long, Findings& findings) {
+                                     int max_length, TooLong too_long, Findings& findings,
+                                     absl::string_view tools) {
   absl::StatusOr<std::vector<RenderedToken>> rendered =
-      model.Render(conversation, /*generation_prompt=*/false);
+      model.Render(WithFittingArguments(model.traits(), conversation),
+                   /*generation_prompt=*/false, tools);
   EncodedRow row;
   if (!rendered.ok()) {
     if (!IsRowsFault(rendered.status())) return rendered.status();
@@ -42,6 +68,7 @@ absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation&
     return row;
   }
   row.rendered = *std::move(rendered);
+  CheckShown(model.traits(), conversation, tools, findings);
   CheckLength(row.rendered.size(), max_length, too_long, findings);
   const size_t kept = std::min(row.rendered.size(), static_cast<size_t>(max_length));
   row.ids.reserve(kept);

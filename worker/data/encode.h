@@ -30,10 +30,13 @@ TooLong ParseTooLong(absl::string_view on_too_long);
 
 // A row of more than `max_length` tokens loses its end, which is the answer (kTruncateAnswer, with
 // the warning kTruncated), or is refused with kTooLong. Refused as well: what the template refuses,
-// and a row of whose trained tokens none is left. If `findings` has an error the row must not be
-// used. A status is a fault of ours.
+// and a row of whose trained tokens none is left, or of an answer that is nothing but calls that
+// the template does not show. What else of `tools` (a JSON list, or empty), calls and thoughts it
+// does not show is a warning. If `findings` has an error the row must not be used. A status is a
+// fault of ours.
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
-                                     int max_length, TooLong too_long, Findings& findings);
+                                     int max_length, TooLong too_long, Findings& findings,
+                                     absl::string_view tools = "");
 
 // Why a token is there: "template", "tools" (the list of tools), "system", "user", "tool" (what a
 // tool answered), "assistant" (an answer that is trained), "history" (an answer with weight 0),

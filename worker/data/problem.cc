@@ -28,6 +28,10 @@ constexpr ProblemKind kKinds[] = {
     {ProblemCode::kBadSplit, "bad_split", Severity::kError},
     {ProblemCode::kBadTask, "bad_task", Severity::kError},
     {ProblemCode::kNulCharacter, "nul_character", Severity::kError},
+    {ProblemCode::kBadTools, "bad_tools", Severity::kError},
+    {ProblemCode::kBadToolCall, "bad_tool_call", Severity::kError},
+    {ProblemCode::kUnknownTool, "unknown_tool", Severity::kError},
+    {ProblemCode::kToolWithoutCall, "tool_without_call", Severity::kError},
     {ProblemCode::kTemplateRefused, "template_refused", Severity::kError},
     {ProblemCode::kTooLong, "too_long", Severity::kError},
     {ProblemCode::kNoTrainedToken, "no_trained_token", Severity::kError},
@@ -37,6 +41,8 @@ constexpr ProblemKind kKinds[] = {
     {ProblemCode::kDuplicateRow, "duplicate_row", Severity::kWarning},
     {ProblemCode::kUnknownField, "unknown_field", Severity::kWarning},
     {ProblemCode::kWeightIgnored, "weight_ignored", Severity::kWarning},
+    {ProblemCode::kToolsIgnored, "tools_ignored", Severity::kWarning},
+    {ProblemCode::kThoughtIgnored, "thought_ignored", Severity::kWarning},
 };
 
 const ProblemKind& KindOf(ProblemCode code) { return kKinds[static_cast<size_t>(code)]; }

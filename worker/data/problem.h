@@ -33,6 +33,10 @@ enum class ProblemCode {
   kBadSplit,
   kBadTask,
   kNulCharacter,
+  kBadTools,
+  kBadToolCall,
+  kUnknownTool,
+  kToolWithoutCall,
   kTemplateRefused,
   kTooLong,
   kNoTrainedToken,
@@ -42,6 +46,8 @@ enum class ProblemCode {
   kDuplicateRow,
   kUnknownField,
   kWeightIgnored,
+  kToolsIgnored,
+  kThoughtIgnored,
 };
 
 enum class Severity { kError, kWarning };  // kError: the row is not used.

@@ -25,8 +25,9 @@ nlohmann::ordered_json ToJson(const RowProblem& problem) {
 }  // namespace
 
 void ProblemList::Add(RowProblem problem) {
-  if (problem.code == ProblemCode::kUnknownField) {
-    // A column that no row needs would otherwise be a problem of every row.
+  if (problem.code == ProblemCode::kUnknownField || problem.code == ProblemCode::kToolsIgnored ||
+      problem.code == ProblemCode::kThoughtIgnored) {
+    // What no row needs or no row gets would otherwise be a problem of every row.
     if (unknown_fields_.size() >= kMaxUnknownFields) return;
     if (!unknown_fields_.insert(problem.reason).second) return;
   }

@@ -7,33 +7,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "worker/data/tool_use.h"
 #include "worker/data/utf8.h"
 
 namespace lathe {
 namespace {
 
 using Json = nlohmann::json;
-
-// Depth of brackets outside strings. Counted before parsing: a deep value must not cost memory.
-int BracketDepth(absl::string_view text) {
-  int depth = 0;
-  int deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string && c == '\\')
-      ++i;
-    else if (c == '"')
-      in_string = !in_string;
-    else if (in_string)
-      continue;
-    else if (c == '{' || c == '[')
-      deepest = std::max(deepest, ++depth);
-    else if (c == '}' || c == ']')
-      --depth;
-  }
-  return deepest;
-}
 
 // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error ...: last read:
 // '...'" without the parts that help nobody, at most 160 bytes.
@@ -117,8 +97,8 @@ bool CheckCharacters(absl::string_view text, absl::string_view name, Findings& f
 }
 
 bool AddMessage(Row& row, Role role, std::string content, bool trained, absl::string_view name,
-                Findings& findings) {
-  if (IsBlank(content)) {
+                Findings& findings, bool may_be_blank = false) {
+  if (!may_be_blank && IsBlank(content)) {
     const auto code =
         role == Role::kAssistant ? ProblemCode::kEmptyAnswer : ProblemCode::kEmptyMessage;
     return findings.Add(code, absl::StrCat(name, " is empty"));
@@ -202,8 +182,10 @@ bool ReadRole(const Json& message, absl::string_view name, Role& role, Findings&
   if (value == nullptr)
     return findings.Add(ProblemCode::kMissingField, absl::StrCat(name, ".role is missing"));
   if (!CheckString(*value, absl::StrCat(name, ".role"), findings)) return false;
-  const std::pair<absl::string_view, Role> roles[] = {
-      {"system", Role::kSystem}, {"user", Role::kUser}, {"assistant", Role::kAssistant}};
+  const std::pair<absl::string_view, Role> roles[] = {{"system", Role::kSystem},
+                                                      {"user", Role::kUser},
+                                                      {"assistant", Role::kAssistant},
+                                                      {"tool", Role::kTool}};
   for (const auto& [text, known] : roles) {
     if (value->get_ref<const std::string&>() != text) continue;
     role = known;
@@ -211,26 +193,62 @@ bool ReadRole(const Json& message, absl::string_view name, Role& role, Findings&
   }
   return findings.Add(ProblemCode::kUnknownRole,
                       absl::StrCat(name, ".role is ", Quoted(value->get_ref<const std::string&>()),
-                                   "; must be system, user or assistant"));
+                                   "; must be system, user, assistant or tool"));
 }
 
-bool ReadMessage(const Json& message, const std::string& name, Row& row, Findings& findings) {
+void WarnOfUnknownFields(const Json& object, absl::string_view prefix,
+                         std::initializer_list<absl::string_view> known, Findings& findings) {
+  for (const auto& [key, value] : object.items()) {
+    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    findings.Add(ProblemCode::kUnknownField, absl::StrCat(prefix, Quoted(key), " is not used"));
+  }
+}
+
+// `content` may be missing where there are calls; a tool may answer with nothing.
+bool ReadContent(const Json& message, Role role, bool trained, bool has_calls,
+                 const std::string& name, Row& row, Findings& findings) {
+  if (!message.contains("content") && !has_calls)
+    return findings.Add(ProblemCode::kMissingField, absl::StrCat(name, ".content is missing"));
+  const Json* value = Find(message, "content");
+  if (value != nullptr && !CheckString(*value, name + ".content", findings)) return false;
+  if (value == nullptr && role == Role::kTool)
+    return findings.Add(ProblemCode::kMissingField, absl::StrCat(name, ".content is missing"));
+  const bool may_be_blank = has_calls || role == Role::kTool;
+  if (!AddMessage(row, role, value == nullptr ? "" : value->get<std::string>(), trained,
+                  name + ".content", findings, may_be_blank)) {
+    return false;
+  }
+  row.conversation.back().has_content = value != nullptr;
+  return true;
+}
+
+// Of a whole row: its tools, and what is known of its messages besides their text.
+struct ToolUse {
+  ToolList tools;
+  std::vector<OrderedJson> fields;  // One per message.
+};
+
+bool ReadMessage(const Json& message, const OrderedJson& ordered, const std::string& name, Row& row,
+                 ToolUse& use, Findings& findings) {
   if (!message.is_object()) {
     return findings.Add(ProblemCode::kWrongType,
                         absl::StrCat(name, " is ", message.type_name(), "; must be an object"));
   }
   Role role = Role::kUser;
   if (!ReadRole(message, name, role, findings)) return false;
-  if (!message.contains("content"))
-    return findings.Add(ProblemCode::kMissingField, absl::StrCat(name, ".content is missing"));
-  std::string content;
-  if (const Json* value = Find(message, "content"); value != nullptr) {
-    if (!CheckString(*value, name + ".content", findings)) return false;
-    content = value->get_ref<const std::string&>();
-  }
+  WarnOfUnknownFields(message, "a message's ",
+                      {"role", "content", "weight", "name", "tool_calls", "tool_call_id",
+                       "reasoning_content", "thinking", "reasoning"},
+                      findings);
   bool trained = true;
-  return ReadWeight(message, role, name, trained, findings) &&
-         AddMessage(row, role, std::move(content), trained, name + ".content", findings);
+  OrderedJson& fields = use.fields.emplace_back();
+  if (!ReadWeight(message, role, name, trained, findings) ||
+      !ReadFields(ordered, role, name, use.tools, fields, findings) ||
+      !ReadContent(message, role, trained, fields.contains("tool_calls"), name, row, findings)) {
+    return false;
+  }
+  if (!fields.empty()) row.conversation.back().fields = fields.dump();
+  return true;
 }
 
 absl::string_view RoleName(Role role) {
@@ -247,24 +265,58 @@ absl::string_view RoleName(Role role) {
   return "";
 }
 
-// system? (user assistant)+
-bool CheckOrder(const Conversation& conversation, Findings& findings) {
-  const size_t first =
-      !conversation.empty() && conversation[0].role == Role::kSystem ? size_t{1} : size_t{0};
-  for (size_t i = first; i < conversation.size(); ++i) {
-    const Role expected = (i - first) % 2 == 0 ? Role::kUser : Role::kAssistant;
-    if (conversation[i].role == expected) continue;
+// Who speaks after message `index`; tools may go on.
+Role RoleAfter(const Conversation& conversation, size_t index, const ToolUse& use) {
+  switch (conversation[index].role) {
+    case Role::kUser:
+    case Role::kTool:
+      return Role::kAssistant;
+    case Role::kAssistant:
+      return use.fields[index].contains("tool_calls") ? Role::kTool : Role::kUser;
+    case Role::kSystem:
+      break;
+  }
+  return Role::kUser;
+}
+
+// system? (user (assistant tool+)* assistant)+
+bool CheckOrder(const Conversation& conversation, const ToolUse& use, Findings& findings) {
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const Role role = conversation[i].role;
+    const Role expected = i == 0 ? Role::kUser : RoleAfter(conversation, i - 1, use);
+    const bool is_next_tool = role == Role::kTool && i > 0 && conversation[i - 1].role == role;
+    if (role == expected || is_next_tool || (i == 0 && role == Role::kSystem)) continue;
+    // An answer of a tool has a reason of its own (CheckCalls).
+    if (role == Role::kTool) continue;
     return findings.Add(ProblemCode::kBadRoleOrder,
-                        absl::StrCat("messages[", i, "] is of ", RoleName(conversation[i].role),
-                                     "; must be of ", RoleName(expected),
+                        absl::StrCat("messages[", i, "] is of ", RoleName(role), "; must be of ",
+                                     RoleName(expected),
                                      " (order: system once or never, then user and assistant by "
-                                     "turns)"));
+                                     "turns, and tool after an assistant's calls)"));
   }
   if (!conversation.empty() && conversation.back().role == Role::kAssistant) return true;
   return findings.Add(ProblemCode::kBadRoleOrder, "the last message must be of assistant");
 }
 
-bool ReadMessages(const Json& object, Row& row, Findings& findings) {
+// Templates print tools and calls with their keys in order; other rows do without that.
+bool NeedsOrder(const Json& object) {
+  if (object.contains("tools")) return true;
+  const Json& messages = object.at("messages");
+  return messages.is_array() && std::any_of(messages.begin(), messages.end(), [](const Json& one) {
+           return one.is_object() &&
+                  std::any_of(one.items().begin(), one.items().end(), [](const auto& item) {
+                    return item.key() != "role" && item.key() != "content" &&
+                           item.key() != "weight";
+                  });
+         });
+}
+
+const OrderedJson& OrderedMessage(const OrderedJson& row, size_t index) {
+  static const OrderedJson* const kPlain = new OrderedJson(OrderedJson::object());
+  return row.is_object() ? row.at("messages")[index] : *kPlain;
+}
+
+bool ReadMessages(const Json& object, const OrderedJson& ordered, Row& row, Findings& findings) {
   row.form = RowForm::kMessages;
   const Json* messages = Find(object, "messages");
   if (messages == nullptr || !messages->is_array()) {
@@ -272,11 +324,18 @@ bool ReadMessages(const Json& object, Row& row, Findings& findings) {
                         absl::StrCat("messages is ", object.at("messages").type_name(),
                                      "; must be a list of objects"));
   }
+  ToolUse use;
+  if (Find(object, "tools") != nullptr && !ReadTools(ordered.at("tools"), use.tools, findings))
+    return false;
   for (size_t i = 0; i < messages->size(); ++i) {
-    if (!ReadMessage((*messages)[i], absl::StrCat("messages[", i, "]"), row, findings))
+    if (!ReadMessage((*messages)[i], OrderedMessage(ordered, i), absl::StrCat("messages[", i, "]"),
+                     row, use, findings)) {
       return false;
+    }
   }
-  return CheckOrder(row.conversation, findings);
+  row.tools = std::move(use.tools.json);
+  return CheckCalls(row.conversation, use.fields, findings) &&
+         CheckOrder(row.conversation, use, findings);
 }
 
 // --- both ---
@@ -304,14 +363,6 @@ bool ReadSplit(const Json& object, Row& row, Findings& findings) {
                       absl::StrCat("split is ", got, "; must be train or validation"));
 }
 
-void WarnOfUnknownFields(const Json& object, std::initializer_list<absl::string_view> known,
-                         Findings& findings) {
-  for (const auto& [key, value] : object.items()) {
-    if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-    findings.Add(ProblemCode::kUnknownField, absl::StrCat(Quoted(key), " is not used"));
-  }
-}
-
 bool CheckTrained(const Row& row, Findings& findings) {
   const bool any = std::any_of(row.conversation.begin(), row.conversation.end(), [](const auto& m) {
     return m.role == Role::kAssistant && m.trained;
@@ -320,7 +371,7 @@ bool CheckTrained(const Row& row, Findings& findings) {
   return findings.Add(ProblemCode::kNoTrainedToken, "every assistant message has weight 0");
 }
 
-bool ReadForm(const Json& object, Row& row, Findings& findings) {
+bool ReadForm(const Json& object, absl::string_view text, Row& row, Findings& findings) {
   const bool is_messages = object.contains("messages");
   const bool is_alpaca = object.contains("instruction") || object.contains("output");
   if (is_messages && is_alpaca) {
@@ -328,12 +379,15 @@ bool ReadForm(const Json& object, Row& row, Findings& findings) {
                         "has messages and also instruction or output; must have one of the forms");
   }
   if (is_messages) {
-    WarnOfUnknownFields(object, {"messages", "task", "split"}, findings);
-    return ReadMessages(object, row, findings);
+    WarnOfUnknownFields(object, "", {"messages", "tools", "task", "split"}, findings);
+    OrderedJson ordered;
+    if (NeedsOrder(object) && !ParseOrdered(text, ordered, findings)) return false;
+    return ReadMessages(object, ordered, row, findings);
   }
   if (is_alpaca) {
-    WarnOfUnknownFields(
-        object, {"instruction", "input", "output", "system", "history", "task", "split"}, findings);
+    WarnOfUnknownFields(object, "",
+                        {"instruction", "input", "output", "system", "history", "task", "split"},
+                        findings);
     return ReadAlpaca(object, row, findings);
   }
   return findings.Add(ProblemCode::kUnknownForm,
@@ -341,6 +395,26 @@ bool ReadForm(const Json& object, Row& row, Findings& findings) {
 }
 
 }  // namespace
+
+int BracketDepth(absl::string_view json_text) {
+  int depth = 0;
+  int deepest = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < json_text.size(); ++i) {
+    const char c = json_text[i];
+    if (in_string && c == '\\')
+      ++i;
+    else if (c == '"')
+      in_string = !in_string;
+    else if (in_string)
+      continue;
+    else if (c == '{' || c == '[')
+      deepest = std::max(deepest, ++depth);
+    else if (c == '}' || c == ']')
+      --depth;
+  }
+  return deepest;
+}
 
 absl::string_view RowFormName(RowForm form) {
   return form == RowForm::kAlpaca ? "alpaca" : "messages";
@@ -351,7 +425,7 @@ ParsedRow ParseRow(absl::string_view json_text) {
   Findings& findings = parsed.findings;
   Json object;
   Row row;
-  if (ParseObject(json_text, object, findings) && ReadForm(object, row, findings) &&
+  if (ParseObject(json_text, object, findings) && ReadForm(object, json_text, row, findings) &&
       ReadTask(object, row, findings) && ReadSplit(object, row, findings) &&
       CheckTrained(row, findings)) {
     parsed.row = std::move(row);

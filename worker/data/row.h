@@ -22,6 +22,7 @@ struct Row {
   RowForm form = RowForm::kAlpaca;
   RowSplit split = RowSplit::kUnset;
   std::string task;
+  std::string tools;  // A JSON list as templates see it; empty: none.
 };
 
 struct ParsedRow {
@@ -32,6 +33,9 @@ struct ParsedRow {
 inline constexpr int kMaxJsonDepth = 64;
 inline constexpr size_t kMaxMessages = 1024;
 inline constexpr size_t kMaxTaskBytes = 128;
+
+// Depth of brackets outside strings. Counted before parsing: a deep value must not cost memory.
+int BracketDepth(absl::string_view json_text);
 
 // Pure.
 ParsedRow ParseRow(absl::string_view json_text);

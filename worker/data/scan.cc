@@ -68,7 +68,7 @@ absl::StatusOr<JudgedRow> JudgeRow(const RawRow& raw, const ScanOptions& options
   if (options.model == nullptr || !judged.parsed.row) return judged;
   absl::StatusOr<EncodedRow> encoded =
       EncodeRow(*options.model, judged.parsed.row->conversation, options.max_length,
-                options.too_long, judged.parsed.findings);
+                options.too_long, judged.parsed.findings, judged.parsed.row->tools);
   if (!encoded.ok())
     return Annotate(encoded.status(), absl::StrCat("line ", raw.line, " (row ", raw.row, ")"));
   judged.encoded = *std::move(encoded);

@@ -25,6 +25,14 @@ ContentKey KeyFromHex(absl::string_view hex) {
   return key;
 }
 
+// Rows without them keep the key that they always had.
+void UpdateWithSize(Sha256& hash, absl::string_view kind, absl::string_view text) {
+  const uint64_t size = text.size();
+  hash.Update(kind);
+  hash.Update(BytesOf(&size, sizeof(size)));
+  hash.Update(text);
+}
+
 ContentKey OrderOf(int64_t seed, const ContentKey& key) {
   Sha256 hash;
   hash.Update(BytesOf(&seed, sizeof(seed)));
@@ -74,13 +82,15 @@ std::vector<Side> SplitByFraction(std::span<const OptionalRow> rows, double frac
 
 }  // namespace
 
-ContentKey ContentKeyOf(const Conversation& conversation) {
+ContentKey ContentKeyOf(const Conversation& conversation, absl::string_view tools) {
   Sha256 hash;
   for (const Message& message : conversation) {
     const uint64_t head[] = {static_cast<uint64_t>(message.role), message.content.size()};
     hash.Update(BytesOf(head, sizeof(head)));
     hash.Update(message.content);
+    if (!message.fields.empty()) UpdateWithSize(hash, "fields", message.fields);
   }
+  if (!tools.empty()) UpdateWithSize(hash, "tools", tools);
   return KeyFromHex(hash.FinishHex());
 }
 

@@ -15,9 +15,9 @@ namespace lathe {
 // 128 bits of a sha256.
 using ContentKey = std::array<uint64_t, 2>;
 
-// Over roles and contents; task, split and weights do not count: rows with the same key are
-// duplicates.
-ContentKey ContentKeyOf(const Conversation& conversation);
+// Over roles, contents, calls and tools; task, split and weights do not count: rows with the same
+// key are duplicates.
+ContentKey ContentKeyOf(const Conversation& conversation, absl::string_view tools = "");
 
 struct SplitRow {
   ContentKey key = {};

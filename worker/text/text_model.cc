@@ -100,6 +100,7 @@ struct TextModel::State {
   std::optional<rust::Box<textkit::ChatTemplate>> chat_template;
   std::string template_sha256;
   std::vector<int32_t> stop_ids;
+  TemplateTraits traits;
   // eos_token's id, or -1. It closes a turn even where the file does not call it special.
   int32_t eos_id = -1;
 
@@ -267,7 +268,7 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
   auto tokenizer = Guard([&] { return textkit::load_tokenizer(Bytes(files.tokenizer_json)); });
   const std::string tokenizer_file = (model_dir / "tokenizer.json").string();
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), tokenizer_file);
-  std::unique_ptr<State> state(new State{*std::move(tokenizer), {}, {}, {}, -1});
+  std::unique_ptr<State> state(new State{*std::move(tokenizer), {}, {}, {}, {}, -1});
   if (!files.eos_token.empty()) {
     state->eos_id = state->tokenizer->token_id(Bytes(files.eos_token));
     if (state->eos_id < 0) {
@@ -285,6 +286,15 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
   }
   state->template_sha256 = Sha256Hex(files.chat_template);
   state->FindStopIds();
+  if (state->chat_template.has_value()) {
+    state->traits = FindTraits([&](const Conversation& conversation,
+                                   absl::string_view tools) -> absl::StatusOr<std::string> {
+      LATHE_ASSIGN_OR_RETURN(
+          const textkit::Rendered rendered,
+          state->RenderSegments(conversation, /*generation_prompt=*/false, tools));
+      return std::string(rendered.text);
+    });
+  }
   return std::unique_ptr<TextModel>(new TextModel(std::move(state)));
 }
 
@@ -293,9 +303,8 @@ absl::StatusOr<std::vector<int32_t>> TextModel::Encode(absl::string_view text, b
 }
 
 std::string TextModel::Decode(const std::vector<int32_t>& ids) const {
-  const auto text = Guard([&] {
-    return std::string(state_->tokenizer->decode({ids.data(), ids.size()}));
-  });
+  const auto text =
+      Guard([&] { return std::string(state_->tokenizer->decode({ids.data(), ids.size()})); });
   return text.value_or("");
 }
 
@@ -309,6 +318,7 @@ int32_t TextModel::TokenId(absl::string_view token) const {
 
 int TextModel::vocabulary_size() const { return state_->tokenizer->vocabulary_size(); }
 const std::vector<int32_t>& TextModel::stop_ids() const { return state_->stop_ids; }
+const TemplateTraits& TextModel::traits() const { return state_->traits; }
 const std::string& TextModel::template_sha256() const { return state_->template_sha256; }
 
 absl::StatusOr<std::vector<RenderedToken>> TextModel::Render(const Conversation& conversation,

@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "worker/text/conversation.h"
+#include "worker/text/template_traits.h"
 
 // The tokenizer and the chat template of one model, together: they are only right together. The C++
 // face of textkit.
@@ -56,6 +57,8 @@ class TextModel {
   // Ids that end an answer: eos_token, and the token that closes an assistant turn in the template.
   // Ascending; empty if the model names none.
   const std::vector<int32_t>& stop_ids() const;
+  // What the template does with tools and thoughts; nothing without a template.
+  const TemplateTraits& traits() const;
   // sha256 of the template's source, in hexadecimal.
   const std::string& template_sha256() const;
 

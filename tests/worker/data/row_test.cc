@@ -18,7 +18,7 @@ std::vector<std::string> Turns(const ParsedRow& parsed) {
   std::vector<std::string> out;
   if (!parsed.row) return {"refused: " + parsed.findings.first_error().reason};
   for (const Message& message : parsed.row->conversation) {
-    const char role = "sua"[static_cast<int>(message.role)];
+    const char role = "suat"[static_cast<int>(message.role)];
     const bool skipped = message.role == Role::kAssistant && !message.trained;
     out.push_back(absl::StrCat(std::string(1, role), skipped ? "0:" : ":", message.content));
   }
@@ -114,7 +114,7 @@ TEST(MessagesRow, FaultsAreNamed) {
   EXPECT_EQ(code("[" + user + "," + answer + "," + answer + "]"), "bad_role_order");
   EXPECT_EQ(code("[" + user + "," + system + "," + answer + "]"), "bad_role_order");
   EXPECT_EQ(code("[" + system + "," + system + "," + user + "," + answer + "]"), "bad_role_order");
-  EXPECT_EQ(code(R"([{"role":"tool","content":"q"}])"), "unknown_role");
+  EXPECT_EQ(code(R"([{"role":"function","content":"q"}])"), "unknown_role");
   EXPECT_EQ(code(R"([{"role":3,"content":"q"}])"), "wrong_type");
   EXPECT_EQ(code(R"([{"content":"q"}])"), "missing_field");
   EXPECT_EQ(code(R"([{"role":"user"}])"), "missing_field");
@@ -155,6 +155,118 @@ TEST(MessagesRow, HasAtMost1024Messages) {
   }
   list.pop_back();
   EXPECT_EQ(Code("{\"messages\":[" + list + "]}"), "too_many_messages");
+}
+
+// A row of a question, what stands for %s, and an answer.
+std::string ToolRow(const std::string& between, const std::string& tools = R"("tools":[
+    {"type":"function","function":{"name":"f","description":"d","parameters":{"z":1,"a":2}}},
+    {"type":"function","function":{"name":"g"}}],)") {
+  return absl::StrCat("{", tools, R"("messages":[{"role":"user","content":"q"},)", between,
+                      R"({"role":"assistant","content":"a"}]})");
+}
+
+std::string Calls(const std::string& function, const std::string& more = "") {
+  return absl::StrCat(
+      R"({"role":"assistant","tool_calls":[{"id":"1","type":"function","function":)", function, "}",
+      more, "]},");
+}
+
+constexpr char kAnswer[] = R"({"role":"tool","tool_call_id":"1","content":"7"},)";
+
+TEST(ToolRow, KeepsToolsAndCallsAsATemplateSeesThem) {
+  const ParsedRow parsed =
+      ParseRow(ToolRow(Calls(R"({"name":"f","arguments":{"y":1,"b":[2.5]}})") + kAnswer));
+  EXPECT_THAT(Turns(parsed), ElementsAre("u:q", "a:", "t:7", "a:a"));
+  EXPECT_THAT(parsed.findings.list(), IsEmpty());
+  EXPECT_EQ(parsed.row->tools,
+            R"([{"type":"function","function":{"name":"f","description":"d","parameters":)"
+            R"({"z":1,"a":2}}},{"type":"function","function":{"name":"g"}}])");
+  EXPECT_FALSE(parsed.row->conversation[1].has_content);
+  EXPECT_EQ(parsed.row->conversation[1].fields,
+            R"({"tool_calls":[{"id":"1","type":"function","function":{"name":"f","arguments":)"
+            R"({"y":1,"b":[2.5]}}}]})");
+  EXPECT_EQ(parsed.row->conversation[2].fields, R"({"tool_call_id":"1"})");
+  EXPECT_EQ(parsed.row->conversation[3].fields, "");
+}
+
+TEST(ToolRow, ACallMayBeTheLastMessage) {
+  const ParsedRow parsed = ParseRow(
+      R"({"tools":[{"name":"f"}],"messages":[{"role":"user","content":"q"},{"role":"assistant",)"
+      R"("content":null,"tool_calls":[{"function":{"name":"f","arguments":"{\"b\": 1}"}}]}]})");
+  EXPECT_THAT(Turns(parsed), ElementsAre("u:q", "a:"));
+}
+
+TEST(ToolRow, ThoughtsAreKeptByTheirName) {
+  const ParsedRow parsed =
+      ParseRow(R"({"messages":[{"role":"user","content":"q","name":"Ann"},{"role":"assistant",)"
+               R"("content":"a","reasoning_content":"t"}]})");
+  ASSERT_TRUE(parsed.row.has_value());
+  EXPECT_EQ(parsed.row->conversation[0].fields, R"({"name":"Ann"})");
+  EXPECT_EQ(parsed.row->conversation[1].fields, R"({"reasoning_content":"t"})");
+  EXPECT_EQ(Code(R"({"messages":[{"role":"user","content":"q"},{"role":"assistant",)"
+                 R"("content":"a","reasoning_content":["t"]}]})"),
+            "wrong_type");
+}
+
+TEST(ToolRow, BadToolsAreNamed) {
+  const auto code = [](const std::string& tools) {
+    return Code(ToolRow("", absl::StrCat("\"tools\":", tools, ",")));
+  };
+  EXPECT_EQ(code("[]"), "");
+  EXPECT_EQ(code("null"), "");
+  EXPECT_EQ(code(R"([{"name":"f"}])"), "");
+  for (const char* bad :
+       {"{}", "\"f\"", "[7]", "[{}]", R"([{"name":""}])", R"([{"name":7}])", R"([{"function":7}])",
+        R"([{"function":{}}])", R"([{"name":"f"},{"name":"f"}])",
+        R"([{"type":"x","function":{"name":"f"}}])", R"([{"name":"f","parameters":[]}])",
+        R"([{"name":"f","x":1e300}])"}) {
+    EXPECT_EQ(code(bad), "bad_tools") << bad;
+  }
+  std::string keys = R"("name":"f")";
+  for (int i = 0; i < 600; ++i) absl::StrAppend(&keys, ",\"k", i, "\":0");
+  EXPECT_EQ(code("[{" + keys + "}]"), "bad_tools");
+}
+
+TEST(ToolRow, BadCallsAreNamed) {
+  const auto code = [](const std::string& function) {
+    return Code(ToolRow(Calls(function) + kAnswer));
+  };
+  EXPECT_EQ(code(R"({"name":"f","arguments":"{}"})"), "");
+  EXPECT_EQ(code(R"({"name":"h","arguments":{}})"), "unknown_tool");
+  for (const char* bad : {"7", "{}", R"({"name":"f"})", R"({"name":"f","arguments":"no"})",
+                          R"({"name":"f","arguments":"[1]"})", R"({"name":"f","arguments":[1]})",
+                          R"({"name":"f","arguments":{"a":1e300}})", R"({"arguments":{}})"}) {
+    EXPECT_EQ(code(bad), "bad_tool_call") << bad;
+  }
+  const std::string deep(100, '[');
+  EXPECT_EQ(code(absl::StrCat(R"({"name":"f","arguments":"{\"a\":)", deep, "\"}")),
+            "bad_tool_call");
+  EXPECT_EQ(Code(ToolRow(R"({"role":"assistant","content":"x","tool_calls":[]},)")),
+            "bad_tool_call");
+  EXPECT_EQ(Code(ToolRow(Calls(R"({"name":"f","arguments":{}})") + kAnswer, "")), "unknown_tool");
+}
+
+TEST(ToolRow, AnswersFollowTheirCalls) {
+  const std::string call = Calls(R"({"name":"f","arguments":{}})");
+  const std::string two = Calls(R"({"name":"f","arguments":{}})",
+                                R"(,{"id":"2","function":{"name":"g","arguments":{}}})");
+  const std::string second = R"({"role":"tool","tool_call_id":"2","content":""},)";
+  EXPECT_EQ(Code(ToolRow(two + kAnswer + second)), "");
+  EXPECT_EQ(Code(ToolRow(two + second + kAnswer)), "");
+  EXPECT_EQ(Code(ToolRow(call + kAnswer + call + kAnswer)), "");
+  EXPECT_EQ(Code(ToolRow(kAnswer)), "tool_without_call");
+  EXPECT_EQ(Code(ToolRow(call + kAnswer + kAnswer)), "tool_without_call");
+  EXPECT_EQ(Code(ToolRow(two + kAnswer + kAnswer)), "tool_without_call");
+  EXPECT_EQ(Code(ToolRow(call + second)), "tool_without_call");
+  EXPECT_EQ(Code(ToolRow(call)), "bad_role_order");
+  EXPECT_EQ(Code(ToolRow(call + R"({"role":"tool"},)")), "missing_field");
+}
+
+TEST(ToolRow, AFieldOfAMessageThatNothingReadsIsAWarning) {
+  const ParsedRow parsed = ParseRow(
+      R"({"messages":[{"role":"user","content":"q","audio":1},{"role":"assistant","content":"a"}]})");
+  EXPECT_THAT(Names(parsed), ElementsAre("unknown_field"));
+  EXPECT_EQ(parsed.findings.list()[0].reason, "a message's 'audio' is not used");
 }
 
 TEST(AnyRow, FormsAreToldApart) {
