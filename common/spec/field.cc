@@ -63,6 +63,8 @@ const std::array kFields = {
     LATHE_FIELD("batch_size", batch_size, "rows per step over all ranks, 1 to 65536"),
     LATHE_FIELD("micro_batch_tokens", micro_batch_tokens,
                 "token budget of a packed micro-batch; 0: chosen by memory"),
+    LATHE_FIELD("activation_checkpointing", activation_checkpointing,
+                "true: layers are computed again in backward; less memory, more time"),
     LATHE_FIELD("learning_rate", learning_rate, "peak; 0: 3e-4 for LoRA"),
     LATHE_FIELD("schedule", schedule, "cosine, linear or constant"),
     LATHE_FIELD("warmup_ratio", warmup_ratio, "share of all steps, 0 to 1"),

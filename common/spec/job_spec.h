@@ -40,15 +40,16 @@ struct JobSpec {
   int batch_size = 8;  // Rows per optimizer step over all ranks, [1, 65536].
   int micro_batch_tokens =
       0;  // Token budget of one packed micro-batch, [16, 1048576]; 0: chosen by memory.
-  double learning_rate = 0;         // Peak, (0, 1]; 0: 3e-4 for LoRA.
-  std::string schedule = "cosine";  // cosine | linear | constant.
-  double warmup_ratio = 0.03;       // Share of all steps, [0, 1].
-  double max_grad_norm = 1.0;       // 0: no clipping.
-  double weight_decay = 0;          // [0, 1].
-  double beta1 = 0.9;               // [0, 1).
-  double beta2 = 0.999;             // [0, 1).
-  double eps = 1e-8;                // (0, 1].
-  int ranks = 1;                    // Processes that train data-parallel, [1, 4096].
+  bool activation_checkpointing = false;  // Layers are computed again in backward: less memory.
+  double learning_rate = 0;               // Peak, (0, 1]; 0: 3e-4 for LoRA.
+  std::string schedule = "cosine";        // cosine | linear | constant.
+  double warmup_ratio = 0.03;             // Share of all steps, [0, 1].
+  double max_grad_norm = 1.0;             // 0: no clipping.
+  double weight_decay = 0;                // [0, 1].
+  double beta1 = 0.9;                     // [0, 1).
+  double beta2 = 0.999;                   // [0, 1).
+  double eps = 1e-8;                      // (0, 1].
+  int ranks = 1;                          // Processes that train data-parallel, [1, 4096].
   CheckpointSpec checkpoint;
   int max_restarts = 5;  // Attempts after the first, [0, 100].
 };

@@ -34,6 +34,10 @@ LoraOptions LoraOf(const LoraSpec& spec) {
           .target_modules = spec.target_modules};
 }
 
+ModelOptions ModelOptionsOf(const JobSpec& spec) {
+  return {.nf4 = spec.method == "qlora", .activation_checkpointing = spec.activation_checkpointing};
+}
+
 absl::StatusOr<Shard> OpenShard(const std::filesystem::path& dir, const char* name) {
   absl::StatusOr<Shard> shard = Shard::Open(dir / name);
   if (!shard.ok()) return Annotate(shard.status(), name);
@@ -54,7 +58,7 @@ absl::StatusOr<Session> LoadSession(const TrainTask& task) {
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(task.model_dir, {.nf4 = task.spec.method == "qlora"}));
+                         CausalLm::Load(task.model_dir, ModelOptionsOf(task.spec)));
   LATHE_RETURN_IF_ERROR(
       model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
   return Session{std::move(model), std::move(train), std::move(validation)};

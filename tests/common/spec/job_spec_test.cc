@@ -39,6 +39,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"epochs", "3"},
                                                        {"batch_size", "8"},
                                                        {"micro_batch_tokens", "0"},
+                                                       {"activation_checkpointing", "false"},
                                                        {"learning_rate", "0"},
                                                        {"schedule", "cosine"},
                                                        {"warmup_ratio", "0.03"},

@@ -147,7 +147,7 @@ TEST_F(RunTest, DropoutAndRankStabilisationGiveTheSameBitsForOneRankAndTwo) {
   EXPECT_EQ(config.at("target_modules"), (std::vector<std::string>{"mlp.down_proj", "q_proj"}));
 }
 
-TEST_F(RunTest, DoraTrainsAndItsFilesAreReadBack) {
+TEST_F(RunTest, DoraTrainsAndItsFilesAreReadBackWithCheckpointedLayersOrWithout) {
   WriteJob("  dora: true\n  dropout: 0.1\nepochs: 6\n");
   Subprocess run(Command("out", 2));
   ASSERT_EQ(run.Wait(), 0) << run.output();
@@ -155,6 +155,10 @@ TEST_F(RunTest, DoraTrainsAndItsFilesAreReadBack) {
   const auto config = nlohmann::json::parse(*ReadFile(path("out") / "adapter_config.json"));
   EXPECT_EQ(config.at("use_dora"), true);
   EXPECT_THAT(FileSha("out"), HasSubstr("q_proj.lora_magnitude_vector\""));
+  WriteJob("  dora: true\n  dropout: 0.1\nepochs: 6\nactivation_checkpointing: true\n");
+  Subprocess checkpointed(Command("checkpointed", 2));
+  ASSERT_EQ(checkpointed.Wait(), 0) << checkpointed.output();
+  EXPECT_EQ(FileSha("checkpointed"), FileSha("out"));
 }
 
 TEST_F(RunTest, QloraTrainsOverABaseInFourBits) {

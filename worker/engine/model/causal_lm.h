@@ -24,6 +24,9 @@ struct ModelOptions {
   // Holds the linear layers but the head as 4-bit NF4 codes with doubly quantised scales, as QLoRA
   // trains over them (worker/formats/nf4.h): 0.52 bytes per weight.
   bool nf4 = false;
+  // A layer keeps its input alone for backward, which computes the rest again, with the same bits:
+  // about a third more time. The model and the adapter must live until backward has run.
+  bool activation_checkpointing = false;
 };
 
 struct LoraOptions {

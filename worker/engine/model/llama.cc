@@ -14,6 +14,7 @@
 #include "worker/engine/model/rope_frequencies.h"
 #include "worker/engine/model/weights.h"
 #include "worker/engine/ops/attention.h"
+#include "worker/engine/ops/checkpoint.h"
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/lora_linear.h"
@@ -73,6 +74,7 @@ struct Pass {
   const Adapter* adapter = nullptr;  // Null: the base alone.
   bool dropout = false;
   uint64_t dropout_seed = 0;
+  bool checkpoint = false;  // Layers keep their input alone; then `attend` owns what it uses.
   // (layer, qkv [T, (H + 2 K) E]) -> [T, H E]
   std::function<at::Tensor(int64_t, const at::Tensor&)> attend;
 };
@@ -118,11 +120,12 @@ void CheckBatch(const PackedBatch& batch, const ModelConfig& config) {
 
 class LlamaLm final : public CausalLm {
  public:
-  LlamaLm(ModelConfig config, ModelWeights weights, at::ScalarType dtype)
+  LlamaLm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
       : config_(std::move(config)),
         weights_(std::move(weights)),
-        dtype_(dtype),
-        rope_frequencies_(RopeFrequencies(config_, dtype)),
+        dtype_(options.fp64 ? at::kDouble : at::kFloat),
+        checkpoint_(options.activation_checkpointing),
+        rope_frequencies_(RopeFrequencies(config_, dtype_)),
         interleaved_pairs_(LayoutOf(config_).interleaved_pairs) {}
 
   const ModelConfig& config() const override { return config_; }
@@ -191,6 +194,7 @@ class LlamaLm final : public CausalLm {
     Pass pass = {.adapter = FindAdapter(adapter),
                  .dropout = false,
                  .dropout_seed = 0,
+                 .checkpoint = false,
                  .attend = [&](int64_t layer, const at::Tensor& qkv) {
                    return AttendCached(cache, layer, qkv, rope);
                  }};
@@ -246,15 +250,26 @@ class LlamaLm final : public CausalLm {
     const Pass pass = {.adapter = FindAdapter(adapter),
                        .dropout = training,
                        .dropout_seed = dropout_seed,
-                       .attend = [&](int64_t, const at::Tensor& qkv) {
-                         return PackedAttention(qkv, rope, heads(), batch.document_begin);
+                       .checkpoint = checkpoint_ && training,
+                       .attend = [rope, shape = heads(), begin = batch.document_begin](
+                                     int64_t, const at::Tensor& qkv) {
+                         return PackedAttention(qkv, rope, shape, begin);
                        }};
     return RunLayers(Embed(batch.ids), pass);
   }
 
   at::Tensor RunLayers(at::Tensor hidden, const Pass& pass) const {
-    for (int64_t i = 0; i < config_.num_layers; ++i) hidden = RunLayer(i, hidden, pass);
+    for (int64_t i = 0; i < config_.num_layers; ++i) {
+      hidden =
+          pass.checkpoint ? Checkpoint(hidden, LayerFunction(i, pass)) : RunLayer(i, hidden, pass);
+    }
     return hidden;
+  }
+
+  // For backward, when the pass is over: it owns a copy.
+  std::function<at::Tensor(const at::Tensor&)> LayerFunction(int64_t layer,
+                                                             const Pass& pass) const {
+    return [this, layer, pass](const at::Tensor& x) { return RunLayer(layer, x, pass); };
   }
 
   at::Tensor RunLayer(int64_t layer, const at::Tensor& hidden, const Pass& pass) const {
@@ -298,6 +313,7 @@ class LlamaLm final : public CausalLm {
   const ModelConfig config_;
   const ModelWeights weights_;
   const at::ScalarType dtype_;
+  const bool checkpoint_;
   const at::Tensor rope_frequencies_;  // [R / 2]
   const bool interleaved_pairs_;
   std::map<std::string, Adapter> adapters_;
@@ -309,8 +325,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::
                                                          const ModelOptions& options) {
   LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
   LATHE_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model_dir, config, options));
-  return std::make_unique<LlamaLm>(std::move(config), std::move(weights),
-                                   options.fp64 ? at::kDouble : at::kFloat);
+  return std::make_unique<LlamaLm>(std::move(config), std::move(weights), options);
 }
 
 }  // namespace lathe

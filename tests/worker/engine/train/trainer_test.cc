@@ -35,8 +35,10 @@ JobSpec Spec() {
 
 // One rank with a model of its own, as in a process of its own.
 struct RankState {
-  RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false) {
-    auto loaded = CausalLm::Load("tests/data/tiny-llama", {.fp64 = fp64});
+  RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false,
+            bool checkpointing = false) {
+    auto loaded = CausalLm::Load("tests/data/tiny-llama",
+                                 {.fp64 = fp64, .activation_checkpointing = checkpointing});
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     model = *std::move(loaded);
     EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
@@ -203,9 +205,14 @@ TEST(TrainerTest, GradientsAreOnTheirWayBeforeTheLastBackwardPassEnds) {
   const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
   const Shard rows =
       testing::MakeShard({RandomRow(60, 30, 1), RandomRow(50, 20, 2), RandomRow(40, 10, 3)});
-  RankState rank(*solo, rows, Spec());
-  ASSERT_TRUE(rank.trainer->Step().ok());
-  EXPECT_EQ(rank.trainer->buckets().num_started_early(), rank.trainer->buckets().num_buckets());
+  RankState plain(*solo, rows, Spec());
+  // Its layers have a backward pass of their own inside of the backward pass.
+  RankState checkpointed(*solo, rows, Spec(), /*fp64=*/false, /*checkpointing=*/true);
+  for (const RankState* rank : {&plain, &checkpointed}) {
+    ASSERT_TRUE(rank->trainer->Step().ok());
+    EXPECT_EQ(rank->trainer->buckets().num_started_early(), rank->trainer->buckets().num_buckets());
+  }
+  EXPECT_TRUE(at::equal(plain.trainer->gradients(), checkpointed.trainer->gradients()));
 }
 
 // Replaces one value by NaN.
