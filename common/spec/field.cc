@@ -46,6 +46,8 @@ const std::array kFields = {
     LATHE_FIELD("model", model, "name of an imported model (lathe models list)"),
     LATHE_FIELD("dataset", dataset, "name of an uploaded data set (lathe datasets list)"),
     LATHE_FIELD("method", method, "sft, or qlora: the same over a base in 4 bits"),
+    LATHE_FIELD("base_dtype", base_dtype,
+                "f32 or bf16: how the base's matrices are held in memory"),
     LATHE_FIELD("lora.rank", lora.rank, "rank of the update matrices, 1 to 256"),
     LATHE_FIELD("lora.alpha", lora.alpha, "the update is scaled by alpha / rank"),
     LATHE_FIELD("lora.rslora", lora.rslora, "true: scaled by alpha / sqrt(rank) instead"),

@@ -55,6 +55,7 @@ absl::Status Validate(const JobSpec& spec) {
   LATHE_RETURN_IF_ERROR(ValidateName("model", spec.model));
   LATHE_RETURN_IF_ERROR(ValidateName("dataset", spec.dataset));
   LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft", "qlora"}));
+  LATHE_RETURN_IF_ERROR(OneOf("base_dtype", spec.base_dtype, {"f32", "bf16"}));
   LATHE_RETURN_IF_ERROR(ValidateLora(spec.lora));
   LATHE_RETURN_IF_ERROR(InRange("max_length", spec.max_length, 16, 131072));
   LATHE_RETURN_IF_ERROR(
@@ -80,6 +81,11 @@ JobSpec Resolve(JobSpec spec, const std::string& unique) {
     spec.name =
         absl::StrCat(spec.dataset.substr(0, 24), "-", spec.model.substr(0, 24), "-", unique);
   return spec;
+}
+
+std::string BaseStorageOf(const JobSpec& spec) {
+  if (spec.method != "qlora") return spec.base_dtype;
+  return spec.base_dtype == "bf16" ? "nf4+bf16" : "nf4";
 }
 
 }  // namespace lathe

@@ -31,6 +31,7 @@ struct JobSpec {
   std::string model;           // Name of an imported model.
   std::string dataset;         // Name of an uploaded data set.
   std::string method = "sft";  // sft | qlora: sft over a base in 4 bits.
+  std::string base_dtype = "f32";  // f32 | bf16: how the frozen matrices are held.
   LoraSpec lora;
   int max_length = 2048;                        // Tokens a row may have, [16, 131072].
   std::string on_too_long = "truncate_answer";  // truncate_answer | drop | error.
@@ -60,5 +61,9 @@ absl::Status Validate(const JobSpec& spec);
 // All zero and empty "chosen for you" values filled in: learning_rate, micro_batch_tokens, name.
 // What comes back is what is stored and what runs. Pure. `unique` ends a generated name.
 JobSpec Resolve(JobSpec spec, const std::string& unique);
+
+// How the job's base is held while it trains, is verified and is served: f32, bf16, nf4 (linear
+// layers in 4 bits, the rest f32), nf4+bf16.
+std::string BaseStorageOf(const JobSpec& spec);
 
 }  // namespace lathe

@@ -13,7 +13,7 @@ namespace lathe {
 
 // A process that holds one base model and answers chats with it and adapters over it.
 struct Deployment {
-  std::string base;
+  std::string base;  // Names it and how it is held.
   std::string errand;
   Assignment assignment;
   std::set<std::string> chats;  // In progress.

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "common/base/clock.h"
 #include "common/blob/blob_store.h"
 #include "coordinator/core/core.h"
@@ -120,8 +121,12 @@ class Coordinator {
   };
   struct ChatTarget {
     std::string base;
-    FileTree base_files;
-    FileTree adapter;  // Empty: the base itself.
+    std::string base_storage = "f32";  // BaseStorageOf() the job that made the adapter.
+    FileTree base_files = {};
+    FileTree adapter = {};  // Empty: the base itself.
+
+    // Models that are held alike share a process.
+    std::string deployment() const { return absl::StrCat(base, " in ", base_storage); }
   };
 
   // All on the loop's thread.

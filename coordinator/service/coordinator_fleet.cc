@@ -279,13 +279,19 @@ void Coordinator::OnErrandEnd(const ErrandEnd& end) {
 
 absl::StatusOr<Coordinator::ChatTarget> Coordinator::FindChatTarget(const std::string& name) {
   LATHE_ASSIGN_OR_RETURN(const Model model, store_.GetModel(name));
-  if (model.kind == ModelKind::kBase) return ChatTarget{model.name, model.files, {}};
+  if (model.kind == ModelKind::kBase) {
+    return ChatTarget{.base = model.name, .base_files = model.files};
+  }
   LATHE_ASSIGN_OR_RETURN(const Model base, store_.GetModel(model.base_model));
-  return ChatTarget{base.name, base.files, model.files};
+  LATHE_ASSIGN_OR_RETURN(const Job job, store_.GetJob(JobId(model.job_id)));
+  return ChatTarget{.base = base.name,
+                    .base_storage = BaseStorageOf(job.spec),
+                    .base_files = base.files,
+                    .adapter = model.files};
 }
 
 absl::Status Coordinator::EnsureDeployment(const ChatTarget& target) {
-  if (deployments_.Find(target.base) != nullptr) return absl::OkStatus();
+  if (deployments_.Find(target.deployment()) != nullptr) return absl::OkStatus();
   if (static_cast<int>(deployments_.size()) >= options_.max_deployments) {
     return absl::UnavailableError(absl::StrCat("chat: ", deployments_.size(),
                                                " base models are served; at most ",
@@ -295,8 +301,8 @@ absl::Status Coordinator::EnsureDeployment(const ChatTarget& target) {
   Effects effects;
   LATHE_ASSIGN_OR_RETURN(const Assignment assignment,
                          core_.StartErrand(errand, kRoleServe, absl::InfiniteFuture(), effects));
-  errands_[errand] = {ServeErrand(target.base_files), {}};
-  deployments_.Add(target.base, errand, assignment, clock_.Now());
+  errands_[errand] = {ServeErrand(target.base_files, target.base_storage), {}};
+  deployments_.Add(target.deployment(), errand, assignment, clock_.Now());
   Apply(std::move(effects));
   return absl::OkStatus();
 }
@@ -311,14 +317,14 @@ absl::StatusOr<std::string> Coordinator::OpenChatOnLoop(const v1::ChatRequest& r
                                                         std::shared_ptr<ChatSession> session) {
   LATHE_ASSIGN_OR_RETURN(const ChatTarget target, FindChatTarget(request.model()));
   LATHE_RETURN_IF_ERROR(EnsureDeployment(target));
-  const Assignment assignment = deployments_.Find(target.base)->assignment;
+  const Assignment assignment = deployments_.Find(target.deployment())->assignment;
   if (!links_.contains(assignment.worker)) {
     return absl::UnavailableError(absl::StrCat("chat: ", core_.fleet().NameOf(assignment.worker),
                                                " is not connected; try again"));
   }
   std::string id = absl::StrCat("chat-", NewUlid());
   LATHE_RETURN_IF_ERROR(chats_.Add(id, std::move(session)));
-  deployments_.OpenChat(target.base, id, clock_.Now());
+  deployments_.OpenChat(target.deployment(), id, clock_.Now());
   pb::CoordinatorMessage message;
   pb::ChatStart* start = message.mutable_chat();
   start->set_assignment_id(assignment.id.value());

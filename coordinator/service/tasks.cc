@@ -92,9 +92,9 @@ ErrandTask PreviewErrand(const Dataset& dataset, const FileTree& model, int64_t 
   return errand;
 }
 
-ErrandTask ServeErrand(const FileTree& model) {
+ErrandTask ServeErrand(const FileTree& model, const std::string& base_storage) {
   ErrandTask errand;
-  errand.task.mutable_serve();
+  errand.task.mutable_serve()->set_base_storage(base_storage);
   errand.inputs["model"] = model;
   return errand;
 }

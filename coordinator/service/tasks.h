@@ -29,7 +29,8 @@ ErrandTask ImportErrand(const FileTree& source);
 ErrandTask CheckErrand(const Dataset& dataset, const FileTree& model, int64_t max_length);
 ErrandTask PreviewErrand(const Dataset& dataset, const FileTree& model, int64_t row,
                          int64_t max_length);
-ErrandTask ServeErrand(const FileTree& model);
+// `base_storage`: as BaseStorageOf() names it.
+ErrandTask ServeErrand(const FileTree& model, const std::string& base_storage);
 
 // What prepare makes depends on the bytes of the data, on the tokenizer and template, and on these
 // fields of the spec; on the weights it does not.

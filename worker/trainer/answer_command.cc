@@ -92,8 +92,9 @@ absl::Status Answer(const AnswerCommand& command) {
   at::set_num_threads(std::max(1, request.threads));
   LATHE_ASSIGN_OR_RETURN(const Canary canary, ReadCanary(request.shard_dir));
   LATHE_RETURN_IF_ERROR(CheckTemplate(request.model_dir, canary));
+  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(request.base_storage));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(request.model_dir, {.nf4 = request.nf4}));
+                         CausalLm::Load(request.model_dir, {.storage = storage}));
   LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, request.adapter_dir));
   return WriteAnswers(AnswerCanary(*model, canary.rows, kAdapter), command.output);
 }
@@ -103,7 +104,7 @@ std::vector<std::string> Arguments(const AnswerRequest& request, const fs::path&
           absl::StrCat("--model=", request.model_dir.string()),
           absl::StrCat("--shards=", request.shard_dir.string()),
           absl::StrCat("--adapter=", request.adapter_dir.string()),
-          absl::StrCat("--nf4=", request.nf4 ? "true" : "false"),
+          absl::StrCat("--base-storage=", request.base_storage),
           absl::StrCat("--threads=", request.threads),
           absl::StrCat("--out=", output.string())};
 }

@@ -14,7 +14,7 @@ struct AnswerRequest {
   std::filesystem::path model_dir;    // Canonical folder.
   std::filesystem::path shard_dir;    // The canary is made of its rows again.
   std::filesystem::path adapter_dir;  // PEFT folder.
-  bool nf4 = false;                   // The base in 4 bits, as the adapter was trained over it.
+  std::string base_storage = "f32";   // BaseStorageOf() of the job.
   int threads = 1;                    // As many as the other side has: the bits depend on it.
 };
 

@@ -30,7 +30,8 @@ struct ChatAnswer {
 // known by its folder. Thread-compatible; throws what libtorch throws.
 class ChatEngine {
  public:
-  static absl::StatusOr<std::unique_ptr<ChatEngine>> Load(const std::filesystem::path& model_dir);
+  static absl::StatusOr<std::unique_ptr<ChatEngine>> Load(const std::filesystem::path& model_dir,
+                                                          const ModelOptions& options);
 
   // Text comes out as it is made. InvalidArgument: the template refuses the conversation, or it
   // leaves no room for an answer.

@@ -120,8 +120,9 @@ absl::Status Probe(const ProbeCommand& command) {
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
   LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
   LATHE_ASSIGN_OR_RETURN(std::vector<int64_t> end_ids, EndIds(command.model_dir));
+  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(command.base_storage));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(command.model_dir, {}));
+                         CausalLm::Load(command.model_dir, {.storage = storage}));
   LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));
   LATHE_RETURN_IF_ERROR(WriteLogits(*model, prompts, command.output_dir / "logits.safetensors"));

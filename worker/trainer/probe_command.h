@@ -15,6 +15,7 @@ struct ProbeCommand {
   std::filesystem::path adapter_dir;  // PEFT folder.
   std::filesystem::path prompts_file;
   std::filesystem::path output_dir;
+  std::string base_storage = "f32";  // BaseStorageOf() of the job.
   int threads = 1;
 };
 

@@ -82,6 +82,11 @@ class AnswerSender {
   const std::string request_id_;
 };
 
+// A coordinator that does not know of it sends none.
+absl::StatusOr<BaseStorage> StorageFrom(const pb::ServeTask& task) {
+  return task.base_storage().empty() ? BaseStorage::kF32 : ParseBaseStorage(task.base_storage());
+}
+
 absl::Status Answer(const pb::Generate& message, ChatEngine& engine, const ParentInbox& inbox,
                     WireReporter& reporter, const AnswerSender& sender) {
   if (inbox.IsCancelled(message.request_id())) return absl::CancelledError("cancelled");
@@ -128,8 +133,9 @@ absl::StatusOr<pb::Done> RunServeTask(const pb::Task& task, ChildChannel& channe
   ParentInbox inbox(channel, ParentInbox::OnClose::kDrain);
   WireReporter reporter(channel, {.attempt = task.attempt()});
   reporter.OnPhase("load");
+  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, StorageFrom(task.serve()));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<ChatEngine> engine,
-                         ChatEngine::Load(task.serve().model_dir()));
+                         ChatEngine::Load(task.serve().model_dir(), {.storage = storage}));
   reporter.OnPhase("serve");
   while (const std::optional<pb::Generate> message = inbox.NextQuestion()) {
     const AnswerSender sender(channel, message->request_id());

@@ -34,8 +34,11 @@ LoraOptions LoraOf(const LoraSpec& spec) {
           .target_modules = spec.target_modules};
 }
 
-ModelOptions ModelOptionsOf(const JobSpec& spec) {
-  return {.nf4 = spec.method == "qlora", .activation_checkpointing = spec.activation_checkpointing};
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task) {
+  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(BaseStorageOf(task.spec)));
+  return CausalLm::Load(
+      task.model_dir,
+      {.storage = storage, .activation_checkpointing = task.spec.activation_checkpointing});
 }
 
 absl::StatusOr<Shard> OpenShard(const std::filesystem::path& dir, const char* name) {
@@ -57,8 +60,7 @@ absl::StatusOr<Session> LoadSession(const TrainTask& task) {
     return absl::InvalidArgumentError("train.shard has no rows; needs at least 1");
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(task.model_dir, ModelOptionsOf(task.spec)));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, LoadModel(task));
   LATHE_RETURN_IF_ERROR(
       model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
   return Session{std::move(model), std::move(train), std::move(validation)};
@@ -108,7 +110,7 @@ absl::StatusOr<Parity> CheckParity(CausalLm& model, const TrainTask& task) {
   const AnswerRequest request{.model_dir = task.model_dir,
                               .shard_dir = task.shard_dir,
                               .adapter_dir = task.output_dir,
-                              .nf4 = task.spec.method == "qlora",
+                              .base_storage = BaseStorageOf(task.spec),
                               .threads = task.threads};
   LATHE_ASSIGN_OR_RETURN(const std::vector<CanaryRow> canary, LoadCanary(task.shard_dir));
   const CanaryAnswers trained = AnswerCanary(model, canary, kAdapter);

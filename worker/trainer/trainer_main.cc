@@ -45,6 +45,8 @@ void AddProbe(CLI::App& app, ProbeCommand& options, Action& action) {
                    R"({"prompts": [[ids]], "max_new_tokens": N})")
       ->required();
   probe->add_option("--out", options.output_dir, "folder for the results")->required();
+  probe->add_option("--base-storage", options.base_storage,
+                    "f32, bf16, nf4 or nf4+bf16, as the adapter was trained over it; default: f32");
   probe->add_option("--threads", options.threads, "default: 1");
   probe->callback(
       [&options, &action] { action = [&options] { return RunProbeCommand(options); }; });
@@ -80,7 +82,7 @@ void AddAnswer(CLI::App& app, AnswerCommand& options, Action& action) {
   answer->add_option("--model", options.request.model_dir)->required();
   answer->add_option("--shards", options.request.shard_dir)->required();
   answer->add_option("--adapter", options.request.adapter_dir)->required();
-  answer->add_option("--nf4", options.request.nf4)->required();
+  answer->add_option("--base-storage", options.request.base_storage)->required();
   answer->add_option("--threads", options.request.threads)->required();
   answer->add_option("--out", options.output)->required();
   answer->callback(

@@ -26,6 +26,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"model", ""},
                                                        {"dataset", ""},
                                                        {"method", "sft"},
+                                                       {"base_dtype", "f32"},
                                                        {"lora.rank", "8"},
                                                        {"lora.alpha", "16"},
                                                        {"lora.rslora", "false"},
@@ -105,7 +106,8 @@ TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {
                                                   {"model", "a/b"},
                                                   {"dataset", ""},
                                                   {"name", "../x"},
-                                                  {"method", "dpo"}};
+                                                  {"method", "dpo"},
+                                                  {"base_dtype", "f16"}};
   for (const auto& [key, text] : bad) {
     JobSpec spec = Minimal();
     ASSERT_TRUE(SetJobField(spec, key, text).ok()) << key;
@@ -114,6 +116,17 @@ TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(key));
   }
   EXPECT_TRUE(Validate(Minimal()).ok());
+}
+
+TEST(JobSpecTest, MethodAndBaseTypeTogetherSayHowTheBaseIsHeld) {
+  JobSpec spec;
+  EXPECT_EQ(BaseStorageOf(spec), "f32");
+  spec.base_dtype = "bf16";
+  EXPECT_EQ(BaseStorageOf(spec), "bf16");
+  spec.method = "qlora";
+  EXPECT_EQ(BaseStorageOf(spec), "nf4+bf16");
+  spec.base_dtype = "f32";
+  EXPECT_EQ(BaseStorageOf(spec), "nf4");
 }
 
 TEST(JobSpecTest, ResolvedSpecNeverDependsOnRanks) {

@@ -239,6 +239,29 @@ TEST_F(FleetTest, AChatStreamsItsTextAndTheModelStaysLoaded) {
   EXPECT_EQ(agent->NextChat().assignment_id(), serve.id());
 }
 
+TEST_F(FleetTest, AnAdapterIsServedOverABaseThatIsHeldAsInItsTraining) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  v1::CreateJobRequest request = JobRequest("r");
+  request.mutable_spec()->set_method("qlora");
+  request.mutable_spec()->set_base_dtype("bf16");
+  v1::Job job;
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).ok());
+  agent->Do(agent->NextAssignment());
+  agent->Do(agent->NextAssignment());
+  ASSERT_EQ(Watch(job.id()).job.state(), v1::JOB_STATE_SUCCEEDED);
+  const auto base_context = Context();
+  const auto base = inference_->Chat(base_context.get(), ChatWith("base"));
+  const pb::Assignment plain = agent->NextAssignment();
+  EXPECT_EQ(plain.task().serve().base_storage(), "f32");
+  EXPECT_EQ(agent->NextChat().assignment_id(), plain.id());
+  const auto tuned_context = Context();
+  const auto tuned = inference_->Chat(tuned_context.get(), ChatWith("tuned-r"));
+  const pb::Assignment narrow = agent->NextAssignment();
+  EXPECT_EQ(narrow.task().serve().base_storage(), "nf4+bf16");
+  EXPECT_EQ(agent->NextChat().assignment_id(), narrow.id());
+}
+
 TEST_F(FleetTest, AClientThatGoesAwayCancelsItsChat) {
   const auto agent = Agent();
   MakeInputs(*agent);

@@ -47,6 +47,7 @@ class ParityTest : public ::testing::Test {
     spec.learning_rate = 0.01;
     spec.lora.rank = 4;
     spec.method = method_;
+    spec.base_dtype = base_dtype_;
     TrainTask task{.model_dir = path("model"),
                    .shard_dir = path("shards"),
                    .output_dir = path("out"),
@@ -67,6 +68,7 @@ class ParityTest : public ::testing::Test {
   }
 
   std::string method_ = "sft";
+  std::string base_dtype_ = "f32";
   std::optional<TempFolder> folder_;
   testing::FakeObserver observer_;
 };
@@ -99,6 +101,13 @@ TEST_F(ParityTest, AGoodExportAnswersAsTheTrainedModel) {
 
 TEST_F(ParityTest, AnAdapterOverABaseInFourBitsIsLoadedOverOne) {
   method_ = "qlora";
+  const auto result = Train([] {});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->parity.max_logit_difference, 0);
+}
+
+TEST_F(ParityTest, AnAdapterOverABaseInBf16IsLoadedOverOne) {
+  base_dtype_ = "bf16";
   const auto result = Train([] {});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->parity.max_logit_difference, 0);

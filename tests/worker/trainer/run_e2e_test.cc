@@ -175,6 +175,28 @@ TEST_F(RunTest, QloraTrainsOverABaseInFourBits) {
   EXPECT_NE(FileSha("one"), FileSha("full"));
 }
 
+TEST_F(RunTest, ABaseInBf16TrainsAnotherAdapterThatIsProbedOverIt) {
+  const std::string job = "micro_batch_tokens: 400\nepochs: 6\n";
+  WriteJob(job + "base_dtype: bf16\n");
+  Subprocess narrow(Command("narrow", 1));
+  ASSERT_EQ(narrow.Wait(), 0) << narrow.output();
+  EXPECT_LT(HeldOutLoss(narrow.output(), "after"), HeldOutLoss(narrow.output(), "before"));
+  WriteJob(job);
+  Subprocess full(Command("full", 1));
+  ASSERT_EQ(full.Wait(), 0) << full.output();
+  EXPECT_NE(FileSha("narrow"), FileSha("full"));
+  std::ofstream(path("prompts.json")) << R"({"prompts": [[1, 85, 91]], "max_new_tokens": 2})";
+  const auto logits = [&](const std::string& storage) {
+    Subprocess probe({Program("lathe-trainer"), "probe", "--model", "tests/data/tiny-llama",
+                      "--adapter", path("narrow").string(), "--prompts",
+                      path("prompts.json").string(), "--out", path(storage).string(),
+                      "--base-storage", storage});
+    EXPECT_EQ(probe.Wait(), 0) << probe.output();
+    return *ReadFile(path(storage) / "logits.safetensors");
+  };
+  EXPECT_NE(logits("bf16"), logits("f32"));
+}
+
 TEST_F(RunTest, RanksDieWithTheRun) {
   WriteJob("epochs: 100\n");
   Subprocess run(Command("out", 2));

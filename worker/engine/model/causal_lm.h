@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "worker/engine/model/packed_batch.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/peft.h"
@@ -19,11 +20,23 @@ class Tensor;
 
 namespace lathe {
 
+// How the frozen matrices are held. Products are computed in 32 bits whatever it is; vectors
+// (norms, biases) stay F32.
+enum class BaseStorage {
+  kF32,      // Views of the mapped file.
+  kBf16,     // Rounded to BF16: 2 bytes per weight (ops/widened_product.h).
+  kNf4,      // Linear layers but the head as 4-bit NF4 codes with doubly quantised scales, as QLoRA
+             // trains over them (worker/formats/nf4.h): 0.52 bytes per weight. The rest as F32.
+  kNf4Bf16,  // The same with the rest as BF16.
+};
+
+// f32, bf16, nf4, nf4+bf16: as BaseStorageOf() (common/spec/job_spec.h) names them.
+// InvalidArgument: another.
+absl::StatusOr<BaseStorage> ParseBaseStorage(absl::string_view name);
+
 struct ModelOptions {
   bool fp64 = false;  // Computes in 64-bit floats: for proofs.
-  // Holds the linear layers but the head as 4-bit NF4 codes with doubly quantised scales, as QLoRA
-  // trains over them (worker/formats/nf4.h): 0.52 bytes per weight.
-  bool nf4 = false;
+  BaseStorage storage = BaseStorage::kF32;
   // A layer keeps its input alone for backward, which computes the rest again, with the same bits:
   // about a third more time. The model and the adapter must live until backward has run.
   bool activation_checkpointing = false;

@@ -18,8 +18,8 @@
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/lora_linear.h"
-#include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/token_loss.h"
+#include "worker/engine/ops/widened_product.h"
 
 // Decoder of Llama and those who follow it. Source of the arithmetic: transformers,
 // models/llama/modeling_llama.py; qwen2 (biases), qwen3 (norms of query and key heads).
@@ -174,7 +174,7 @@ class LlamaLm final : public CausalLm {
   at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const at::Tensor hidden = FinalStates(batch, adapter, /*training=*/false, 0);
-    return Multiply(RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps), weights_.head.t());
+    return HeadLogits(hidden);
   }
 
   std::unique_ptr<KvCache> NewCache() override {
@@ -200,8 +200,7 @@ class LlamaLm final : public CausalLm {
                  }};
     const at::Tensor hidden = RunLayers(Embed(ids), pass).narrow(0, count - 1, 1);
     cache.Advance(count);
-    const at::Tensor normed = RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps);
-    return at::mm(normed, weights_.head.t()).squeeze(0);
+    return HeadLogits(hidden).squeeze(0);
   }
 
  private:
@@ -231,7 +230,15 @@ class LlamaLm final : public CausalLm {
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return at::index_select(weights_.embedding, 0, IndexTensor(ids));
+    return at::index_select(weights_.embedding, 0, IndexTensor(ids)).to(dtype_);
+  }
+
+  // [T, D] -> [T, V], without gradient.
+  at::Tensor HeadLogits(const at::Tensor& hidden) const {
+    const at::Tensor normed = RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps);
+    at::Tensor logits = at::empty({hidden.size(0), weights_.head.size(0)}, hidden.options());
+    ProductInto(logits, normed, weights_.head);
+    return logits;
   }
 
   // Normed hidden states at label positions, [N, D].

@@ -64,9 +64,16 @@ absl::Status CheckTensors(const SafetensorsFile& file, const std::vector<Paramet
 class TensorMaker {
  public:
   TensorMaker(const SafetensorsFile& file, const ModelOptions& options)
-      : file_(file), fp64_(options.fp64), nf4_(options.nf4) {}
+      : file_(file),
+        fp64_(options.fp64),
+        nf4_(options.storage == BaseStorage::kNf4 || options.storage == BaseStorage::kNf4Bf16),
+        bf16_(options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16) {}
 
-  at::Tensor Make(const std::string& name) const { return Join({name}); }
+  at::Tensor Vector(const std::string& name) const { return Join({name}); }
+  // Below each other.
+  at::Tensor Matrix(const std::vector<std::string>& names) const {
+    return bf16_ ? Round(names) : Join(names);
+  }
 
   LinearGroup Group(const DecoderLayout& layout, const std::string& prefix,
                     Projection projection) const {
@@ -82,7 +89,7 @@ class TensorMaker {
     if (nf4_) {
       for (const std::string& name : weights) group.quantized.push_back(Quantize(name));
     } else {
-      group.weight = Join(weights);
+      group.weight = Matrix(weights);
     }
     if (!biases.empty()) group.bias = Join(biases);
     return group;
@@ -95,6 +102,21 @@ class TensorMaker {
     Nf4Matrix matrix = QuantizeNf4(Map(view, view.shape));
     ReleasePages(view.bytes);
     return matrix;
+  }
+
+  at::Tensor Round(const std::vector<std::string>& names) const {
+    std::vector<int64_t> shape = file_.Find(names[0])->shape;
+    shape[0] = 0;
+    for (const std::string& name : names) shape[0] += file_.Find(name)->shape[0];
+    at::Tensor rounded = at::empty(shape, at::kBFloat16);
+    int64_t row = 0;
+    for (const std::string& name : names) {
+      const TensorView& view = *file_.Find(name);
+      rounded.narrow(0, row, view.shape[0]).copy_(Map(view, view.shape));
+      row += view.shape[0];
+      ReleasePages(view.bytes);
+    }
+    return rounded;
   }
 
   // Matrices of one width below each other, or vectors: a view where the file has them so.
@@ -124,14 +146,15 @@ class TensorMaker {
   const SafetensorsFile& file_;
   const bool fp64_;
   const bool nf4_;
+  const bool bf16_;
 };
 
 // One row per query head, then one per key head.
 at::Tensor HeadNorm(const TensorMaker& maker, const DecoderLayout& layout,
                     const std::string& prefix, const ModelConfig& config) {
   if (layout.query_norm.empty()) return {};
-  const at::Tensor q = maker.Make(absl::StrCat(prefix, layout.query_norm, ".weight"));
-  const at::Tensor k = maker.Make(absl::StrCat(prefix, layout.key_norm, ".weight"));
+  const at::Tensor q = maker.Vector(absl::StrCat(prefix, layout.query_norm, ".weight"));
+  const at::Tensor k = maker.Vector(absl::StrCat(prefix, layout.key_norm, ".weight"));
   return at::cat({q.expand({config.num_heads, -1}), k.expand({config.num_kv_heads, -1})}, 0);
 }
 
@@ -139,9 +162,9 @@ LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout,
                        const ModelConfig& config, int64_t layer) {
   const std::string prefix = absl::StrCat(layout.layers, ".", layer, ".");
   LayerWeights weights;
-  weights.input_norm = maker.Make(absl::StrCat(prefix, layout.input_norm, ".weight"));
+  weights.input_norm = maker.Vector(absl::StrCat(prefix, layout.input_norm, ".weight"));
   weights.post_attention_norm =
-      maker.Make(absl::StrCat(prefix, layout.post_attention_norm, ".weight"));
+      maker.Vector(absl::StrCat(prefix, layout.post_attention_norm, ".weight"));
   weights.head_norm = HeadNorm(maker, layout, prefix, config);
   for (int i = 0; i < kNumProjections; ++i) {
     weights.groups[i] = maker.Group(layout, prefix, static_cast<Projection>(i));
@@ -150,6 +173,15 @@ LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout,
 }
 
 }  // namespace
+
+absl::StatusOr<BaseStorage> ParseBaseStorage(absl::string_view name) {
+  if (name == "f32") return BaseStorage::kF32;
+  if (name == "bf16") return BaseStorage::kBf16;
+  if (name == "nf4") return BaseStorage::kNf4;
+  if (name == "nf4+bf16") return BaseStorage::kNf4Bf16;
+  return absl::InvalidArgumentError(absl::StrCat("base storage is '", name.substr(0, 80),
+                                                 "'; must be f32, bf16, nf4 or nf4+bf16"));
+}
 
 absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelConfig& config,
                                          const ModelOptions& options) {
@@ -160,10 +192,10 @@ absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelC
       .file = std::move(file), .embedding = {}, .final_norm = {}, .head = {}, .layers = {}};
   const TensorMaker maker(weights.file, options);
   const DecoderLayout layout = LayoutOf(config);
-  weights.embedding = maker.Make(layout.embedding + ".weight");
-  weights.final_norm = maker.Make(layout.final_norm + ".weight");
+  weights.embedding = maker.Matrix({layout.embedding + ".weight"});
+  weights.final_norm = maker.Vector(layout.final_norm + ".weight");
   weights.head =
-      config.tie_word_embeddings ? weights.embedding : maker.Make(layout.head + ".weight");
+      config.tie_word_embeddings ? weights.embedding : maker.Matrix({layout.head + ".weight"});
   for (int64_t i = 0; i < config.num_layers; ++i) {
     weights.layers.push_back(MakeLayer(maker, layout, config, i));
   }

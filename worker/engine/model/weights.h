@@ -22,7 +22,8 @@ struct LayerWeights {
 };
 
 // Frozen tensors. They are views of the mapped file where it can be: F32, and layers of a group
-// side by side, as the canonical folder has them. Otherwise copies, or NF4 codes if asked for.
+// side by side, as the canonical folder has them. Otherwise copies, of the type or as the codes
+// that BaseStorage asks for.
 struct ModelWeights {
   SafetensorsFile file;
   at::Tensor embedding;   // [V, D]

@@ -151,8 +151,9 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
     const at::Tensor grad_a = plan.dropout == 0 ? Multiply(grad_down, x) : at::Tensor();
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
-      out[2 * i] = plan.dropout == 0 ? RowsOf(slice, grad_a)
-                                     : Multiply(RowsOf(slice, grad_down), x * MaskOf(plan, slice, x));
+      out[2 * i] = plan.dropout == 0
+                       ? RowsOf(slice, grad_a)
+                       : Multiply(RowsOf(slice, grad_down), x * MaskOf(plan, slice, x));
     }
     return grad_down;
   }

@@ -6,14 +6,13 @@
 #include <algorithm>
 #include <span>
 
+#include "worker/engine/ops/row_pieces.h"
 #include "worker/formats/nf4.h"
 
 namespace lathe {
 namespace {
 
 constexpr int64_t kBlock = kNf4Block;
-// A piece stays in the processor's cache between dequantising and the product.
-constexpr int64_t kPieceValues = int64_t{1} << 20;
 constexpr int64_t kGrainBlocks = 256;
 
 template <typename T>
@@ -47,16 +46,6 @@ void FillRows(const Nf4Matrix& matrix, int64_t first_row, const at::Tensor& rows
   InBlocks(rows.numel(), [&](size_t first, size_t count) {
     DequantizeNf4(view, begin + first, out.subspan(first, count));
   });
-}
-
-// The thread's own, kept: a new one for every product would leave holes among the activations,
-// which live longer (SmolLM2-135M: 150 MB).
-at::Tensor Scratch(int64_t num_values) {
-  thread_local at::Tensor scratch;
-  if (!scratch.defined() || scratch.numel() < num_values) {
-    scratch = at::empty({num_values}, at::kFloat);
-  }
-  return scratch;
 }
 
 }  // namespace
@@ -97,16 +86,11 @@ at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
 
 void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
                   const std::function<void(int64_t first, const at::Tensor& rows)>& use) {
-  // So many rows that a piece starts with a block, whatever the width.
-  const int64_t step =
-      std::min(std::max(kBlock, kPieceValues / matrix.cols / kBlock * kBlock), matrix.rows);
-  const at::Tensor buffer = Scratch(step * matrix.cols);
-  for (int64_t first = 0; first < matrix.rows; first += step) {
-    const int64_t count = std::min(step, matrix.rows - first);
-    const at::Tensor rows = buffer.narrow(0, 0, count * matrix.cols).view({count, matrix.cols});
-    FillRows(matrix, first, rows);
-    use(first, rows.to(dtype));
-  }
+  // A piece starts with a block, whatever the width.
+  const RowPieces pieces = {
+      .rows = matrix.rows, .cols = matrix.cols, .multiple = kBlock, .dtype = dtype};
+  ForEachPiece(
+      pieces, [&](int64_t first, const at::Tensor& rows) { FillRows(matrix, first, rows); }, use);
 }
 
 }  // namespace lathe

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 
-#include "worker/engine/ops/matrix_product.h"
+#include "worker/engine/ops/widened_product.h"
 
 namespace lathe {
 namespace {
@@ -22,7 +22,7 @@ void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t rows = std::min(chunk, count - begin);
     at::Tensor logits = buffer.narrow(0, 0, rows);
-    MultiplyInto(logits, hidden.narrow(0, begin, rows), weight.t());
+    ProductInto(logits, hidden.narrow(0, begin, rows), weight);
     at::_log_softmax_out(logits, logits, 1, /*half_to_float=*/false);
     body(begin, logits, labels.narrow(0, begin, rows).unsqueeze(1));
   }
@@ -37,15 +37,15 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
                             const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
     at::Tensor grad_hidden = at::empty_like(hidden);
     double loss = 0;
-    ForEachChunk(hidden, weight, labels, chunk,
-                 [&](int64_t begin, at::Tensor& log_probs, const at::Tensor& chunk_labels) {
-                   loss += SumOfLabels(log_probs, chunk_labels);
-                   // d loss / d logits = softmax - one_hot(label).
-                   log_probs.exp_().scatter_add_(
-                       1, chunk_labels,
-                       at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
-                   MultiplyInto(grad_hidden.narrow(0, begin, log_probs.size(0)), log_probs, weight);
-                 });
+    ForEachChunk(
+        hidden, weight, labels, chunk,
+        [&](int64_t begin, at::Tensor& log_probs, const at::Tensor& chunk_labels) {
+          loss += SumOfLabels(log_probs, chunk_labels);
+          // d loss / d logits = softmax - one_hot(label).
+          log_probs.exp_().scatter_add_(
+              1, chunk_labels, at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
+          BackProductInto(grad_hidden.narrow(0, begin, log_probs.size(0)), log_probs, weight);
+        });
     ctx->save_for_backward({grad_hidden});
     return at::full({}, loss, hidden.options().dtype(at::kDouble));
   }

@@ -13,9 +13,9 @@ namespace lathe {
 inline constexpr int64_t kLossChunk = 256;
 
 // Sum of -log softmax(hidden weight^T)[label], a 64-bit scalar. hidden [N, D], weight [V, D]
-// frozen, labels [N] whole numbers in [0, V). The gradient with respect to `hidden` is computed
-// beside the loss, chunk by chunk, and is exact. Source of the method: Liger Kernel, fused linear
-// cross entropy.
+// frozen (widened_product.h), labels [N] whole numbers in [0, V). The gradient with respect to
+// `hidden` is computed beside the loss, chunk by chunk, and is exact. Source of the method: Liger
+// Kernel, fused linear cross entropy.
 at::Tensor TokenLossSum(const at::Tensor& hidden, const at::Tensor& weight,
                         const at::Tensor& labels, int64_t chunk = kLossChunk);
 

@@ -29,12 +29,12 @@ class HeldBytes final : public c10::MemoryReportingInfoBase {
 struct Case {
   const char* name;
   LoraOptions lora;
-  bool nf4 = false;
+  BaseStorage storage = BaseStorage::kF32;
 };
 
 std::unique_ptr<CausalLm> Load(const Case& test, bool checkpointing) {
   auto model = CausalLm::Load(DataFolder() / "tiny-llama",
-                              {.nf4 = test.nf4, .activation_checkpointing = checkpointing});
+                              {.storage = test.storage, .activation_checkpointing = checkpointing});
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->AddAdapter("new", test.lora, 7).ok());
   at::Generator numbers = at::detail::createCPUGenerator(3);
@@ -52,7 +52,7 @@ class CheckpointTest : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Methods, CheckpointTest,
                          testing::Values(Case{"Lora", {}}, Case{"Dropout", {.dropout = 0.3}},
                                          Case{"Dora", {.dropout = 0.2, .dora = true}},
-                                         Case{"FourBits", {.dropout = 0.1}, /*nf4=*/true},
+                                         Case{"FourBits", {.dropout = 0.1}, BaseStorage::kNf4},
                                          Case{"OneModuleOfOneLayer",
                                               {.target_modules = {"layers.1.mlp.up_proj"}}}),
                          [](const auto& test) { return test.param.name; });

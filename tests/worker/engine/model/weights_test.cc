@@ -96,7 +96,8 @@ TEST_F(WeightsTest, AQuantizedModelComputesWithTheDequantizedLinearWeights) {
   }
   ASSERT_TRUE(Load().ok());
   const auto dequantized = CausalLm::Load(folder_.path(), {.fp64 = true});
-  const auto quantized = CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = true, .nf4 = true});
+  const auto quantized =
+      CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = true, .storage = BaseStorage::kNf4});
   ASSERT_TRUE(quantized.ok()) << quantized.status();
   const PackedBatch batch = Document({1, 85, 91, 85, 86, 71, 79});
   const auto difference = [&](const std::string& adapter) {
@@ -107,6 +108,94 @@ TEST_F(WeightsTest, AQuantizedModelComputesWithTheDequantizedLinearWeights) {
   ASSERT_TRUE((*quantized)->LoadAdapter("dora", DataFolder() / "tiny-adapter-dora").ok());
   ASSERT_TRUE((*dequantized)->LoadAdapter("dora", DataFolder() / "tiny-adapter-dora").ok());
   EXPECT_LE(difference("dora"), 1e-12);
+}
+
+// The rounded values, in a file of their own, make the same model.
+TEST_F(WeightsTest, ABaseInBf16ComputesIn32BitsWithTheRoundedMatrices) {
+  std::vector<at::Tensor> kept;
+  for (TensorView& view : views_) {
+    if (view.shape.size() == 1) continue;
+    const at::Tensor weight =
+        at::from_blob(const_cast<char*>(view.bytes.data()), view.shape, at::kFloat);
+    kept.push_back(weight.to(at::kBFloat16).to(at::kFloat));
+    EXPECT_GT((kept.back() - weight).abs().max().item<float>(), 0);
+    view.bytes = {static_cast<const char*>(kept.back().const_data_ptr()), kept.back().nbytes()};
+  }
+  ASSERT_TRUE(Load().ok());
+  const PackedBatch batch =
+      Pack(RowsOf(ReadJson(DataFolder() / "goldens" / "training.json").at("rows")));
+  for (const bool fp64 : {false, true}) {
+    const double tolerance = fp64 ? 1e-12 : 1e-6;
+    const auto rounded = *CausalLm::Load(folder_.path(), {.fp64 = fp64});
+    const auto held =
+        *CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = fp64, .storage = BaseStorage::kBf16});
+    EXPECT_LE(MaxDifference(held->Logits(batch, ""), rounded->Logits(batch, "")), tolerance);
+    for (const char* adapter : {"tiny-adapter", "tiny-adapter-dora"}) {
+      ASSERT_TRUE(rounded->LoadAdapter(adapter, DataFolder() / adapter).ok());
+      ASSERT_TRUE(held->LoadAdapter(adapter, DataFolder() / adapter).ok());
+      const LossAndGradients expected = Differentiate(*rounded, {batch}, adapter);
+      const LossAndGradients got = Differentiate(*held, {batch}, adapter);
+      EXPECT_NEAR(got.loss, expected.loss, tolerance * expected.loss);
+      for (size_t i = 0; i < got.gradients.size(); ++i) {
+        EXPECT_LE(RelativeError(got.gradients[i], expected.gradients[i]), tolerance)
+            << adapter << ", tensor " << i;
+      }
+    }
+  }
+}
+
+struct Bytes {
+  int64_t bytes = 0;
+  int64_t values = 0;
+  double PerValue() const { return static_cast<double>(bytes) / static_cast<double>(values); }
+};
+
+// What the tensors of the linear layers take, their scales included, and how many weights they are.
+Bytes LinearBytes(const ModelWeights& weights, const ModelConfig& config) {
+  Bytes total;
+  for (const LayerWeights& layer : weights.layers) {
+    for (const LinearGroup& group : layer.groups) {
+      if (group.weight.defined()) total.bytes += static_cast<int64_t>(group.weight.nbytes());
+      for (const Nf4Matrix& matrix : group.quantized) {
+        for (const at::Tensor& part : {matrix.codes, matrix.scale_indices, matrix.nested}) {
+          total.bytes += static_cast<int64_t>(part.nbytes());
+        }
+      }
+    }
+  }
+  for (const LinearSpec& linear : LayoutOf(config).linears) {
+    total.values += config.num_layers * linear.in_features * linear.out_features;
+  }
+  return total;
+}
+
+TEST_F(WeightsTest, FrozenLinearLayersTakeAtMostTheBytesThatTheirStorageAllows) {
+  const fs::path model = DataFolder() / "tiny-llama";
+  const auto config = LoadModelConfig(model);
+  const auto load = [&](BaseStorage storage) {
+    return *LoadWeights(model, *config, {.storage = storage});
+  };
+  const ModelWeights f32 = load(BaseStorage::kF32);
+  const ModelWeights bf16 = load(BaseStorage::kBf16);
+  const ModelWeights nf4 = load(BaseStorage::kNf4);
+  const ModelWeights both = load(BaseStorage::kNf4Bf16);
+  EXPECT_EQ(LinearBytes(f32, *config).PerValue(), 4);
+  EXPECT_EQ(LinearBytes(bf16, *config).PerValue(), 2);
+  EXPECT_LE(LinearBytes(nf4, *config).PerValue(), 0.6);
+  EXPECT_EQ(LinearBytes(both, *config).bytes, LinearBytes(nf4, *config).bytes);
+  for (const ModelWeights* weights : {&f32, &nf4}) {
+    EXPECT_EQ(weights->embedding.scalar_type(), at::kFloat);
+  }
+  for (const ModelWeights* weights : {&bf16, &both}) {
+    EXPECT_EQ(weights->embedding.scalar_type(), at::kBFloat16);
+    EXPECT_EQ(weights->head.data_ptr(), weights->embedding.data_ptr());  // Tied.
+  }
+}
+
+TEST(BaseStorageTest, AnotherNameIsRefusedWithThoseThatThereAre) {
+  EXPECT_EQ(*ParseBaseStorage("nf4+bf16"), BaseStorage::kNf4Bf16);
+  EXPECT_THAT(std::string(ParseBaseStorage("int8").status().message()),
+              HasSubstr("'int8'; must be f32, bf16, nf4 or nf4+bf16"));
 }
 
 // A file in canonical order has q_proj, k_proj and v_proj side by side.

@@ -11,6 +11,7 @@
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
+#include "worker/engine/ops/widened_product.h"
 
 // Every operation against plain ATen with ATen's own autograd, in 64 bits.
 
@@ -192,6 +193,26 @@ TEST_P(LoraLinearTest, OverQuantizedLayersIsThatOverTheirValues) {
     ExpectSameFunction(run(group, dora), run(dense, dora),
                        {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
                         Random({3, 2}, 9), Random({4}, 10), Random({3}, 11)});
+  }
+}
+
+// Several pieces of rows.
+TEST(WidenedProductTest, AMatrixInBf16GivesTheProductsOfItsValues) {
+  const at::Tensor weight = Random({1200, 2000}, 4).to(at::kBFloat16);
+  for (const auto& [dtype, tolerance] :
+       {std::pair(at::kFloat, 1e-6), std::pair(at::kDouble, 1e-13)}) {
+    const at::Tensor values = weight.to(dtype);
+    const at::Tensor x = Random({5, 2000}, 5).to(dtype);
+    const at::Tensor g = Random({5, 1200}, 6).to(dtype);
+    at::Tensor y = at::empty({5, 1200}, x.options());
+    ProductInto(y, x, weight);
+    const at::Tensor expected_y = at::mm(x, values.t());
+    EXPECT_LE((y - expected_y).norm().item<double>(), tolerance * expected_y.norm().item<double>());
+    at::Tensor grad_x = at::empty({5, 2000}, x.options());
+    BackProductInto(grad_x, g, weight);
+    const at::Tensor expected_x = at::mm(g, values);
+    EXPECT_LE((grad_x - expected_x).norm().item<double>(),
+              tolerance * expected_x.norm().item<double>());
   }
 }
 
