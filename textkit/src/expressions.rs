@@ -81,7 +81,7 @@ impl Tokens {
         })
     }
 
-    /// In `for x in a if b` the `if` belongs to the loop.
+    /// In `for x in a if b` the `if` belongs to the loop; jinja2 allows none in `{% if %}` either.
     pub fn expression_without_choice(&mut self) -> LexResult<Expr> {
         self.nested(|tokens| {
             let first = tokens.or()?;

@@ -6,19 +6,22 @@ use crate::ast::{Comparison, Operator};
 use crate::calls::{pairs, Arguments};
 use crate::json;
 use crate::numbers::number_filter;
-use crate::operators::{arithmetic, binary, compare, item, iterate, join, length};
+use crate::operators::{arithmetic, binary, compare, escape_html, item, iterate, join, length};
 use crate::strings;
 use crate::text::{Text, TextBuilder};
 use crate::value::{problem, Fuel, Outcome, Value};
 
 const FILTERS: &str =
-    "abs, capitalize, count, d, default, dictsort, first, float, indent, int, items, join, last, \
-     length, list, lower, map, max, min, reject, rejectattr, replace, reverse, round, safe, \
-     select, selectattr, sort, string, sum, title, tojson, trim, unique, upper";
+    "abs, capitalize, count, d, default, dictsort, e, escape, first, float, indent, int, items, \
+     join, last, length, list, lower, map, max, min, reject, rejectattr, replace, reverse, round, \
+     safe, select, selectattr, sort, string, sum, title, tojson, trim, unique, upper";
 const TESTS: &str =
     "boolean, callable, defined, divisibleby, eq, escaped, even, false, float, ge, gt, in, \
      integer, iterable, le, lower, lt, mapping, ne, none, number, odd, sameas, sequence, string, \
      true, undefined, upper";
+
+const TESTS_OF_TWO: &str = "eq equalto == ne != lt < lessthan le <= gt > greaterthan ge >= in \
+                            sameas divisibleby";
 
 pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
     let name = arguments.name.clone();
@@ -34,6 +37,13 @@ pub fn apply_filter(value: Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
         "safe" => {
             arguments.finish(0)?;
             value.to_text(fuel).map(Value::Safe)
+        }
+        "escape" | "e" => {
+            arguments.finish(0)?;
+            match value {
+                Value::Safe(_) => Ok(value),
+                _ => escape_html(&value.to_text(fuel)?, fuel).map(Value::Safe),
+            }
         }
         "replace" => replace(&value, arguments, fuel),
         "indent" | "trim" | "upper" | "lower" | "title" | "capitalize" | "string" => {
@@ -141,7 +151,6 @@ fn sequence_filter(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
         "unique" => return unique(value, arguments, fuel),
         "sort" | "dictsort" | "min" | "max" => return sorted(value, &mut arguments, fuel),
         "items" | "list" | "first" | "last" | "reverse" => arguments.finish(0)?,
-        // jinja2's `escape` makes every string that is joined to its own HTML.
         _ => return problem(format!("filter '{name}' is not supported; supported are {FILTERS}")),
     }
     match (name.as_str(), value) {
@@ -206,6 +215,9 @@ fn unique(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value
     let mut kept = Vec::new();
     for item in iterate(value, fuel)? {
         let key = key_of(&item, attribute.as_ref(), is_case_sensitive, fuel)?;
+        if !key.is_hashable() {
+            return problem(format!("unique: has an item that is a {}", key.type_name()));
+        }
         let mut is_new = true;
         for known in &keys {
             is_new = is_new && !known.equals(&key, fuel)?;
@@ -278,10 +290,11 @@ fn sorted(value: &Value, arguments: &mut Arguments, fuel: &Fuel) -> Outcome<Valu
         }
     });
     // The first of several greatest ones, as Python's max().
-    let last_key = keyed.last().map(|(key, _)| key.clone());
-    let max = keyed.iter().position(|(key, _)| {
-        last_key.as_ref().is_some_and(|last| compared(key, last) == Ordering::Equal)
-    });
+    let last = keyed.len().saturating_sub(1);
+    let max = (0..last)
+        .filter(|_| name == "max")
+        .find(|index| compared(&keyed[*index].0, &keyed[last].0) == Ordering::Equal)
+        .unwrap_or(last);
     if let Some(fault) = fault {
         return Err(fault);
     }
@@ -291,7 +304,7 @@ fn sorted(value: &Value, arguments: &mut Arguments, fuel: &Fuel) -> Outcome<Valu
     };
     match name.as_str() {
         "min" => Ok(at(Some(0))),
-        "max" => Ok(at(max)),
+        "max" => Ok(at(Some(max))),
         _ => Value::list(keyed.into_iter().map(|(_, item)| item).collect()),
     }
 }
@@ -374,6 +387,9 @@ pub fn apply_test(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outco
     let name = arguments.name.clone();
     let other = arguments.take(0, "other");
     arguments.finish(1)?;
+    if other.is_some() && !TESTS_OF_TWO.split(' ').any(|known| known == name) {
+        return problem(format!("test '{name}' is not supported with an argument"));
+    }
     let is_case = |text: &str, is: fn(char) -> bool, not: fn(char) -> bool| {
         text.chars().any(is) && !text.chars().any(not)
     };
@@ -412,12 +428,8 @@ pub fn apply_test(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outco
             value,
             Value::Macro { .. } | Value::Function(_) | Value::Method(_) | Value::Undefined(_)
         ),
-        "upper" => {
-            value.as_str().is_some_and(|t| is_case(t, char::is_uppercase, char::is_lowercase))
-        }
-        "lower" => {
-            value.as_str().is_some_and(|t| is_case(t, char::is_lowercase, char::is_uppercase))
-        }
+        "upper" => is_case(value.to_text(fuel)?.as_str(), char::is_uppercase, char::is_lowercase),
+        "lower" => is_case(value.to_text(fuel)?.as_str(), char::is_lowercase, char::is_uppercase),
         "odd" | "even" => {
             let rest = arithmetic(Operator::Remainder, value, &Value::Int(2))?;
             rest.equals(&Value::Int(i128::from(name == "odd")), fuel)?

@@ -1,5 +1,5 @@
-//! Which methods Python's types have: jinja2 finds them before a dict's entries of the same name when
-//! a dot asks, and after them when brackets ask.
+//! Which methods the types of Python have: with a dot jinja2 finds them before the entries of a dict,
+//! with brackets after them.
 
 use crate::value::{problem, ListKind, Outcome, Value};
 

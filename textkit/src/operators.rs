@@ -249,6 +249,9 @@ pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> 
                 value.type_name()
             )),
         },
+        Value::Map(_) if !value.is_hashable() => {
+            problem(format!("a {} cannot be the key of a dict", value.type_name()))
+        }
         Value::Map(map) => {
             fuel.step(map.items.len() / 16)?;
             Ok(value.as_str().is_some_and(|key| map.get(key).is_some()))
@@ -275,8 +278,13 @@ pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> O
             concatenate(&left.to_text(fuel)?, &right.to_text(fuel)?, fuel)
         }
         (Operator::Add, Value::Str(a), Value::Str(b)) => concatenate(a, b, fuel),
-        (Operator::Add, Value::Safe(_), _) | (Operator::Add, _, Value::Safe(_)) => {
-            problem("'+' with a string from `safe` is not supported: it escapes HTML; use '~'")
+        (Operator::Add, Value::Safe(a) | Value::Str(a), Value::Safe(b) | Value::Str(b)) => {
+            // A string from `safe` makes the other one HTML.
+            let (a, b) = (escaped(left, a, fuel)?, escaped(right, b, fuel)?);
+            concatenate(&a, &b, fuel).map(|text| match text {
+                Value::Str(text) => Value::Safe(text),
+                other => other,
+            })
         }
         (Operator::Add, Value::List(a), Value::List(b)) if are_joined(a.kind, b.kind) => {
             fuel.step(a.items.len() + b.items.len())?;
@@ -290,6 +298,7 @@ pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> O
             repeat(text, times.as_int().unwrap_or(0), fuel)
         }
         (Operator::Multiply, Value::List(list), times)
+        | (Operator::Multiply, times, Value::List(list))
             if times.as_int().is_some() && are_joined(list.kind, list.kind) =>
         {
             let times = times.as_int().unwrap_or(0).clamp(0, MAX_ITEMS as i128) as usize;
@@ -300,6 +309,26 @@ pub fn binary(operator: Operator, left: &Value, right: &Value, fuel: &Fuel) -> O
         }
         _ => arithmetic(operator, left, right),
     }
+}
+
+/// As HTML, unless `value`, whose text it is, is from `safe`.
+fn escaped(value: &Value, text: &Text, fuel: &Fuel) -> Outcome<Text> {
+    match value {
+        Value::Safe(_) => Ok(text.clone()),
+        _ => escape_html(text, fuel),
+    }
+}
+
+pub fn escape_html(text: &Text, fuel: &Fuel) -> Outcome<Text> {
+    fuel.make(text.len().saturating_mul(5))?;
+    Ok(text.map_chars(|c, out| match c {
+        '&' => out.push_str("&amp;"),
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        '\'' => out.push_str("&#39;"),
+        '"' => out.push_str("&#34;"),
+        c => out.push(c),
+    }))
 }
 
 fn are_joined(a: ListKind, b: ListKind) -> bool {

@@ -104,7 +104,7 @@ impl Parser {
 
     fn if_tag(&mut self, mut tokens: Tokens, line: usize) -> LexResult<NodeKind> {
         let mut branches = Vec::new();
-        let mut condition = tokens.expression_or_tuple()?;
+        let mut condition = tokens.expression_without_choice()?;
         tokens.finish()?;
         loop {
             let (body, end) = self.body(&["elif", "else", "endif"], line)?;
@@ -112,7 +112,7 @@ impl Parser {
             let Some(mut end) = end else { break };
             match end.name.as_str() {
                 "elif" => {
-                    condition = end.tokens.expression_or_tuple()?;
+                    condition = end.tokens.expression_without_choice()?;
                     end.tokens.finish()?;
                 }
                 "else" => {

@@ -184,6 +184,13 @@ impl Value {
         matches!(self, Value::Undefined(_))
     }
 
+    pub fn is_hashable(&self) -> bool {
+        match self {
+            Value::List(list) => list.kind != ListKind::List,
+            other => !matches!(other, Value::Map(_)),
+        }
+    }
+
     /// Python's name of the type.
     pub fn type_name(&self) -> &'static str {
         match self {

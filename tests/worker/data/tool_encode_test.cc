@@ -120,6 +120,20 @@ TEST(ToolEncode, EveryTokenHasAReason) {
                                  "assistant", "template"));
 }
 
+TEST(ToolEncode, APromptIsWhatTheRowHasBeforeTheAnswer) {
+  const ParsedRow parsed = ParseRow(RowJson("\"{}\""));
+  const EncodedRow row = Encode(Qwen(), RowJson("\"{}\"")).row;
+  const Conversation fitted = WithFittingArguments(Qwen().traits(), parsed.row->conversation);
+  for (const int answer : {1, 3}) {
+    const Conversation before(fitted.begin(), fitted.begin() + answer);
+    const auto prompt = Qwen().Render(before, /*generation_prompt=*/true, parsed.row->tools);
+    ASSERT_TRUE(prompt.ok()) << prompt.status();
+    ASSERT_LT(prompt->size(), row.ids.size());
+    for (size_t i = 0; i < prompt->size(); ++i) EXPECT_EQ((*prompt)[i].id, row.ids[i]) << i;
+    EXPECT_EQ(row.trained[prompt->size()], 1);
+  }
+}
+
 TEST(ToolEncode, WhatTheTemplateDoesNotShowIsAWarning) {
   const Encoded encoded = Encode(Plain(), RowJson("{}", "\"Let me see.\""));
   EXPECT_FALSE(encoded.findings.refused());
