@@ -9,6 +9,7 @@
 #include "cli/connection.h"
 #include "cli/output.h"
 #include "cli/terminal.h"
+#include "common/base/file.h"
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
 
@@ -22,6 +23,41 @@ v1::ChatMessage MakeMessage(const std::string& role, const std::string& content)
   message.set_role(role);
   message.set_content(content);
   return message;
+}
+
+constexpr size_t kMaxFileBytes = size_t{4} << 20;
+
+absl::StatusOr<nlohmann::ordered_json> ReadList(const std::filesystem::path& path) {
+  LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxFileBytes));
+  auto json = nlohmann::ordered_json::parse(text, nullptr, /*allow_exceptions=*/false);
+  if (json.is_array()) return json;
+  return absl::InvalidArgumentError(absl::StrCat(path.string(), ": is no JSON list"));
+}
+
+// The text of a key, "" if it is missing or null; what is no text as JSON.
+std::string TextOf(const nlohmann::ordered_json& message, const char* key) {
+  const auto found = message.find(key);
+  if (found == message.end() || found->is_null()) return "";
+  constexpr auto kReplace = nlohmann::ordered_json::error_handler_t::replace;
+  return found->is_string() ? found->get<std::string>() : found->dump(-1, ' ', false, kReplace);
+}
+
+absl::StatusOr<Messages> ReadMessages(const std::filesystem::path& path) {
+  LATHE_ASSIGN_OR_RETURN(const nlohmann::ordered_json list, ReadList(path));
+  Messages messages;
+  for (const nlohmann::ordered_json& json : list) {
+    if (!json.is_object()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(path.string(), ": messages[", messages.size(), "] is no object"));
+    }
+    v1::ChatMessage& message =
+        messages.emplace_back(MakeMessage(TextOf(json, "role"), TextOf(json, "content")));
+    message.set_tool_calls(TextOf(json, "tool_calls"));
+    message.set_reasoning_content(TextOf(json, "reasoning_content"));
+    message.set_tool_call_id(TextOf(json, "tool_call_id"));
+    message.set_name(TextOf(json, "name"));
+  }
+  return messages;
 }
 
 // One answer; `on_text` gets it piece by piece.
@@ -38,6 +74,10 @@ absl::StatusOr<std::string> Ask(Connection& connection, const ChatOptions& optio
   request.set_repetition_penalty(options.repetition_penalty);
   for (const std::string& stop : options.stop) request.add_stop(stop);
   request.set_seed(options.seed);
+  if (!options.tools.empty()) {
+    LATHE_ASSIGN_OR_RETURN(const nlohmann::ordered_json tools, ReadList(options.tools));
+    request.set_tools(tools.dump());
+  }
   grpc::ClientContext context;
   connection.Prepare(context, absl::InfiniteDuration());
   const auto reader = connection.inference().Chat(&context, request);
@@ -62,29 +102,48 @@ void PrintAnswer(const std::string& model, const std::string& answer, bool color
                Wrap(absl::StripAsciiWhitespace(answer), TerminalWidth() - 4, "    "));
 }
 
-// Every prompt is a conversation of its own; with --beside both models answer it.
-absl::StatusOr<int> AnswerPrompts(const GlobalOptions& global, const ChatOptions& options,
-                                  Connection& connection) {
+struct Question {
+  std::string shown;
+  Messages messages;
+};
+
+absl::StatusOr<std::vector<Question>> QuestionsOf(const ChatOptions& options) {
+  std::vector<Question> questions;
+  if (!options.messages.empty()) {
+    LATHE_ASSIGN_OR_RETURN(Messages messages, ReadMessages(options.messages));
+    const std::string last = messages.empty() ? "" : messages.back().content();
+    questions.push_back({last, std::move(messages)});
+  }
+  for (const std::string& prompt : options.prompts) {
+    Messages messages = Start(options);
+    messages.push_back(MakeMessage("user", prompt));
+    questions.push_back({prompt, std::move(messages)});
+  }
+  return questions;
+}
+
+// Every question is a conversation of its own; with --beside both models answer it.
+absl::StatusOr<int> AnswerQuestions(const GlobalOptions& global, const ChatOptions& options,
+                                    Connection& connection) {
   const bool color = UseColor("auto");
   std::vector<std::string> models;
   if (!options.beside.empty()) models.push_back(options.beside);
   models.push_back(options.model);
-  // All prompts of one model, then of the other: the service holds one adapter at a time.
+  LATHE_ASSIGN_OR_RETURN(const std::vector<Question> questions, QuestionsOf(options));
+  // All questions to one model, then of the other: the service holds one adapter at a time.
   std::vector<std::vector<std::string>> answers(models.size());
   for (size_t m = 0; m < models.size(); ++m) {
-    for (const std::string& prompt : options.prompts) {
-      Messages messages = Start(options);
-      messages.push_back(MakeMessage("user", prompt));
-      LATHE_ASSIGN_OR_RETURN(std::string answer, Ask(connection, options, models[m], messages,
-                                                     [](const std::string&) {}));
+    for (const Question& question : questions) {
+      LATHE_ASSIGN_OR_RETURN(std::string answer, Ask(connection, options, models[m],
+                                                     question.messages, [](const std::string&) {}));
       answers[m].push_back(std::move(answer));
     }
   }
-  for (size_t p = 0; p < options.prompts.size(); ++p) {
+  for (size_t p = 0; p < questions.size(); ++p) {
     if (!global.json) {
-      absl::PrintF("%s\n", Paint(absl::StrCat("> ", options.prompts[p]), Color::kGreen, color));
+      absl::PrintF("%s\n", Paint(absl::StrCat("> ", questions[p].shown), Color::kGreen, color));
     }
-    nlohmann::json line = {{"prompt", options.prompts[p]}, {"answers", nlohmann::json::object()}};
+    nlohmann::json line = {{"prompt", questions[p].shown}, {"answers", nlohmann::json::object()}};
     for (size_t m = 0; m < models.size(); ++m) {
       line["answers"][models[m]] = answers[m][p];
       if (!global.json) PrintAnswer(models[m], answers[m][p], color);
@@ -124,12 +183,14 @@ absl::StatusOr<int> Converse(const ChatOptions& options, Connection& connection)
 }  // namespace
 
 absl::StatusOr<int> Chat(const GlobalOptions& global, const ChatOptions& options) {
-  if (options.prompts.empty() && (global.json || !options.beside.empty())) {
-    return absl::InvalidArgumentError("--json and --beside need at least one --prompt");
+  const bool is_asked = !options.prompts.empty() || !options.messages.empty();
+  if (!is_asked && (global.json || !options.beside.empty())) {
+    return absl::InvalidArgumentError(
+        "--json and --beside need at least one --prompt, or --messages");
   }
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
-  if (options.prompts.empty()) return Converse(options, *connection);
-  return AnswerPrompts(global, options, *connection);
+  if (!is_asked) return Converse(options, *connection);
+  return AnswerQuestions(global, options, *connection);
 }
 
 }  // namespace lathe::cli

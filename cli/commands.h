@@ -91,6 +91,8 @@ struct ChatOptions {
   std::string beside;
   std::vector<std::string> prompts;  // Empty: asks on the terminal.
   std::string system;
+  std::filesystem::path messages;  // A JSON list, as in rows: asked once.
+  std::filesystem::path tools;     // A JSON list of functions.
   int64_t max_tokens = 256;
   double temperature = 0;
   double top_p = 1;

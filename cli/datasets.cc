@@ -1,7 +1,11 @@
 #include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "cli/commands.h"
 #include "cli/connection.h"
@@ -55,6 +59,22 @@ void PrintDataset(const v1::Dataset& dataset) {
                dataset.label(), dataset.blob().sha256());
 }
 
+// "template 40, tools 120, user 3, assistant 9": whose the tokens are, in the order of their first.
+std::string Origins(const v1::DatasetPreview& preview) {
+  std::vector<std::pair<std::string, int>> origins;
+  for (const v1::PreviewToken& token : preview.tokens()) {
+    const auto known = std::find_if(origins.begin(), origins.end(), [&](const auto& origin) {
+      return origin.first == token.reason();
+    });
+    if (known != origins.end()) {
+      ++known->second;
+    } else {
+      origins.emplace_back(token.reason(), 1);
+    }
+  }
+  return absl::StrJoin(origins, ", ", absl::PairFormatter(" "));
+}
+
 // Trained tokens are green and, without colour, stand in [brackets].
 void PrintPreview(const v1::DatasetPreview& preview, bool color) {
   int64_t trained = 0;
@@ -75,7 +95,7 @@ void PrintPreview(const v1::DatasetPreview& preview, bool color) {
                preview.line(), preview.tokens_size(), trained,
                color ? Paint("green", Color::kGreen, true) : "in [brackets]",
                preview.template_sha256().substr(0, 12));
-  absl::PrintF("%s", text);
+  absl::PrintF("tokens of: %s\n%s", Origins(preview), text);
 }
 
 }  // namespace

@@ -189,6 +189,11 @@ void AddChat(Parser& p) {
   chat->add_option("--prompt", p.chat.prompts, "ask this and end, repeatable")->take_all();
   chat->add_option("--beside", p.chat.beside, "another model that answers the same");
   chat->add_option("--system", p.chat.system, "system message");
+  chat->add_option("--messages", p.chat.messages,
+                   "answer this conversation: a JSON list, as in rows")
+      ->excludes("--prompt")
+      ->excludes("--system");
+  chat->add_option("--tools", p.chat.tools, "what the model may call: a JSON list of functions");
   chat->add_option("--max-tokens", p.chat.max_tokens)->check(CLI::Range(1, 4096));
   chat->add_option("--temperature", p.chat.temperature, "0: always the most likely token")
       ->check(CLI::Range(0.0, 5.0));

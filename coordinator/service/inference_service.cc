@@ -48,14 +48,14 @@ absl::Status Validate(const v1::ChatRequest& request) {
         absl::StrCat("messages has ", request.messages_size(), "; must have 1 to ", kMaxMessages));
   }
   for (const v1::ChatMessage& message : request.messages()) {
-    if (message.role() == "system" || message.role() == "user" || message.role() == "assistant") {
-      continue;
-    }
-    return absl::InvalidArgumentError(absl::StrCat("role is '", message.role().substr(0, 80),
-                                                   "'; must be system, user or assistant"));
+    const std::string& role = message.role();
+    if (role == "system" || role == "user" || role == "assistant" || role == "tool") continue;
+    return absl::InvalidArgumentError(absl::StrCat("role is '", role.substr(0, 80),
+                                                   "'; must be system, user, assistant or tool"));
   }
-  if (request.messages(request.messages_size() - 1).role() != "user") {
-    return absl::InvalidArgumentError("the last message must be the user's");
+  const std::string& last = request.messages(request.messages_size() - 1).role();
+  if (last != "user" && last != "tool") {
+    return absl::InvalidArgumentError("the last message must be the user's or a tool's");
   }
   if (request.stop_size() > kMaxStops) {
     return absl::InvalidArgumentError(

@@ -17,8 +17,12 @@ absl::StatusOr<std::unique_ptr<ChatEngine>> ChatEngine::Load(const std::filesyst
 
 absl::StatusOr<ChatAnswer> ChatEngine::Answer(const ChatQuestion& question,
                                               const TextCallback& on_text) {
+  if (!question.tools.empty() && !text_->traits().shows_tools) {
+    return absl::InvalidArgumentError("tools: the model's chat template does not show them");
+  }
   LATHE_ASSIGN_OR_RETURN(const std::vector<RenderedToken> rendered,
-                         text_->Render(question.messages, /*generation_prompt=*/true));
+                         text_->Render(WithFittingArguments(text_->traits(), question.messages),
+                                       /*generation_prompt=*/true, question.tools));
   std::vector<int32_t> prompt;
   prompt.reserve(rendered.size());
   for (const RenderedToken& token : rendered) prompt.push_back(token.id);

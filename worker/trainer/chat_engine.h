@@ -15,7 +15,8 @@
 namespace lathe {
 
 struct ChatQuestion {
-  Conversation messages;              // The last one is the user's.
+  Conversation messages;              // The last one is the user's or a tool's.
+  std::string tools;                  // A JSON list, or empty.
   std::filesystem::path adapter_dir;  // PEFT folder; empty: the base alone.
   GenerateOptions options;            // The model's own stop ids are added.
 };
@@ -33,8 +34,9 @@ class ChatEngine {
   static absl::StatusOr<std::unique_ptr<ChatEngine>> Load(const std::filesystem::path& model_dir,
                                                           const ModelOptions& options);
 
-  // Text comes out as it is made. InvalidArgument: the template refuses the conversation, or it
-  // leaves no room for an answer.
+  // Text comes out as it is made. The prompt is what a training row would have before the answer.
+  // InvalidArgument: the template refuses the conversation or does not show its tools, or it leaves
+  // no room for an answer.
   absl::StatusOr<ChatAnswer> Answer(const ChatQuestion& question, const TextCallback& on_text);
 
  private:

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "worker/data/tool_use.h"
 #include "worker/trainer/parent_inbox.h"
 #include "worker/trainer/torch_guard.h"
 #include "worker/trainer/wire_reporter.h"
@@ -26,19 +27,68 @@ absl::StatusOr<Role> RoleFrom(const std::string& name) {
   if (name == "system") return Role::kSystem;
   if (name == "user") return Role::kUser;
   if (name == "assistant") return Role::kAssistant;
+  if (name == "tool") return Role::kTool;
   return absl::InvalidArgumentError(
-      absl::StrCat("role is '", name.substr(0, 80), "'; must be system, user or assistant"));
+      absl::StrCat("role is '", name.substr(0, 80), "'; must be system, user, assistant or tool"));
 }
 
-absl::StatusOr<Conversation> MessagesFrom(const v1::ChatRequest& request) {
+absl::StatusOr<OrderedJson> JsonFrom(const std::string& text, absl::string_view what) {
+  OrderedJson json;
+  Findings findings;
+  if (text.empty() || ParseOrdered(text, json, findings)) return json;
+  return absl::InvalidArgumentError(absl::StrCat(what, ": ", findings.first_error().reason));
+}
+
+absl::Status FirstError(const Findings& findings) {
+  return absl::InvalidArgumentError(findings.first_error().reason);
+}
+
+// The fields are read as those of a training row.
+absl::StatusOr<OrderedJson> FieldsFrom(const v1::ChatMessage& message, Role role,
+                                       const std::string& path, const ToolList& tools) {
+  OrderedJson given = OrderedJson::object();
+  LATHE_ASSIGN_OR_RETURN(given["tool_calls"], JsonFrom(message.tool_calls(), path + ".tool_calls"));
+  const std::pair<const char*, const std::string*> texts[] = {
+      {"reasoning_content", &message.reasoning_content()},
+      {"tool_call_id", &message.tool_call_id()},
+      {"name", &message.name()}};
+  for (const auto& [key, text] : texts) {
+    if (!text->empty()) given[key] = *text;
+  }
+  OrderedJson fields;
+  Findings findings;
+  if (!ReadFields(given, role, path, tools, fields, findings)) return FirstError(findings);
+  return fields;
+}
+
+absl::StatusOr<ToolList> ToolsFrom(const v1::ChatRequest& request) {
+  ToolList tools;
+  if (request.tools().empty()) return tools;
+  LATHE_ASSIGN_OR_RETURN(const OrderedJson json, JsonFrom(request.tools(), "tools"));
+  Findings findings;
+  if (!ReadTools(json, tools, findings)) return FirstError(findings);
+  return tools;
+}
+
+absl::StatusOr<Conversation> MessagesFrom(const v1::ChatRequest& request, const ToolList& tools) {
   Conversation messages;
+  std::vector<OrderedJson> fields;
   for (const v1::ChatMessage& message : request.messages()) {
     LATHE_ASSIGN_OR_RETURN(const Role role, RoleFrom(message.role()));
+    const std::string path = absl::StrCat("messages[", messages.size(), "]");
+    LATHE_ASSIGN_OR_RETURN(fields.emplace_back(), FieldsFrom(message, role, path, tools));
     messages.push_back({.role = role, .content = message.content()});
+    if (!fields.back().empty()) {
+      messages.back().fields =
+          fields.back().dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+    }
   }
-  if (messages.empty() || messages.back().role != Role::kUser) {
-    return absl::InvalidArgumentError("the last message is not the user's");
-  }
+  Findings findings;
+  if (!CheckCalls(messages, fields, findings)) return FirstError(findings);
+  const bool is_asked = !messages.empty() && (messages.back().role == Role::kUser ||
+                                              messages.back().role == Role::kTool);
+  if (!is_asked)
+    return absl::InvalidArgumentError("the last message is not the user's or a tool's");
   return messages;
 }
 
@@ -105,8 +155,11 @@ absl::Status Answer(const pb::Generate& message, ChatEngine& engine, const Paren
 
 absl::StatusOr<ChatQuestion> QuestionFrom(const pb::Generate& message) {
   const v1::ChatRequest& request = message.request();
-  ChatQuestion question{.messages = {}, .adapter_dir = message.adapter_dir(), .options = {}};
-  LATHE_ASSIGN_OR_RETURN(question.messages, MessagesFrom(request));
+  ChatQuestion question{
+      .messages = {}, .tools = {}, .adapter_dir = message.adapter_dir(), .options = {}};
+  LATHE_ASSIGN_OR_RETURN(ToolList tools, ToolsFrom(request));
+  LATHE_ASSIGN_OR_RETURN(question.messages, MessagesFrom(request, tools));
+  question.tools = std::move(tools.json);
   const int64_t max_tokens = request.max_tokens() == 0 ? kDefaultMaxTokens : request.max_tokens();
   if (max_tokens < 1 || max_tokens > kMaxTokens) {
     return absl::InvalidArgumentError(

@@ -13,7 +13,7 @@ namespace lathe {
 absl::StatusOr<internal::v1::Done> RunServeTask(const internal::v1::Task& task,
                                                 ChildChannel& channel);
 
-// InvalidArgument: a role or a limit of lathe.v1.ChatRequest.
+// InvalidArgument: a role, tool, call or limit of lathe.v1.ChatRequest.
 absl::StatusOr<ChatQuestion> QuestionFrom(const internal::v1::Generate& message);
 
 }  // namespace lathe

@@ -9,6 +9,7 @@
 #include "common/wire/child_channel.h"
 #include "lathe/internal/v1/child.pb.h"
 #include "worker/trainer/parent_inbox.h"
+#include "worker/trainer/serve_task.h"
 #include "worker/trainer/wire_reporter.h"
 
 namespace lathe {
@@ -170,6 +171,52 @@ TEST_F(WireReporterTest, GoneAgentIsNoError) {
   parent_.reset();
   reporter.OnPhase("train");
   reporter.OnStep({});
+}
+
+pb::Generate ToolQuestion() {
+  pb::Generate generate;
+  v1::ChatRequest& request = *generate.mutable_request();
+  request.set_tools(R"([{"type":"function","function":{"name":"f","parameters":{"b":1,"a":2}}}])");
+  request.add_messages()->set_role("user");
+  v1::ChatMessage& call = *request.add_messages();
+  call.set_role("assistant");
+  call.set_tool_calls(R"([{"id":"1","function":{"name":"f","arguments":{"z":1,"y":2}}}])");
+  v1::ChatMessage& answer = *request.add_messages();
+  answer.set_role("tool");
+  answer.set_tool_call_id("1");
+  answer.set_content("7");
+  return generate;
+}
+
+TEST(QuestionFromTest, ToolsAndCallsAreThoseOfARow) {
+  const auto question = QuestionFrom(ToolQuestion());
+  ASSERT_TRUE(question.ok()) << question.status();
+  EXPECT_EQ(question->tools,
+            R"([{"type":"function","function":{"name":"f","parameters":{"b":1,"a":2}}}])");
+  ASSERT_EQ(question->messages.size(), 3u);
+  EXPECT_EQ(question->messages[1].fields,
+            R"({"tool_calls":[{"id":"1","function":{"name":"f","arguments":{"z":1,"y":2}}}]})");
+  EXPECT_EQ(question->messages[2].role, Role::kTool);
+  EXPECT_EQ(question->messages[2].fields, R"({"tool_call_id":"1"})");
+}
+
+TEST(QuestionFromTest, BadToolsAndCallsAreRefused) {
+  const auto error = [](const pb::Generate& generate) {
+    const absl::Status status = QuestionFrom(generate).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    return std::string(status.message());
+  };
+  pb::Generate generate = ToolQuestion();
+  generate.mutable_request()->set_tools("{");
+  EXPECT_EQ(error(generate), "tools: is not JSON");
+  generate.mutable_request()->clear_tools();
+  EXPECT_THAT(error(generate), ::testing::HasSubstr("the row has no tools"));
+  generate = ToolQuestion();
+  generate.mutable_request()->mutable_messages(1)->clear_tool_calls();
+  EXPECT_THAT(error(generate), ::testing::HasSubstr("messages[2] answers no call"));
+  generate = ToolQuestion();
+  generate.mutable_request()->mutable_messages()->RemoveLast();
+  EXPECT_THAT(error(generate), ::testing::HasSubstr("the last message"));
 }
 
 }  // namespace
