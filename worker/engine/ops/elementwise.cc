@@ -19,6 +19,12 @@ at::Tensor RmsNormBackward(const at::Tensor& grad_y, const at::Tensor& x, const 
   return grad.addcmul_(normed, mean, -1).mul_(inverse);
 }
 
+// dweight of the same: dy * n summed over the tokens, the first dimension.
+at::Tensor RmsNormWeightGradient(const at::Tensor& grad_y, const at::Tensor& x,
+                                 const at::Tensor& inverse) {
+  return at::sum((x * inverse).mul_(grad_y), {0});
+}
+
 at::Tensor InverseRms(const at::Tensor& x, double eps) {
   return at::mean(x * x, {-1}, /*keepdim=*/true).add_(eps).rsqrt_();
 }
@@ -33,7 +39,14 @@ struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
-    return {RmsNormBackward(grads[0], saved[0], saved[1], saved[2]), at::Tensor(), at::Tensor()};
+    variable_list result(3);
+    if (ctx->needs_input_grad(0)) {
+      result[0] = RmsNormBackward(grads[0], saved[0], saved[1], saved[2]);
+    }
+    if (ctx->needs_input_grad(1)) {
+      result[1] = RmsNormWeightGradient(grads[0], saved[0], saved[2]);
+    }
+    return result;
   }
 };
 
@@ -60,8 +73,12 @@ struct NormHeadsFunction : torch::autograd::Function<NormHeadsFunction> {
       return FirstHeads(x, weight.size(0), weight.size(1));
     };
     const at::Tensor grad = grads[0].clone(at::MemoryFormat::Contiguous);
+    at::Tensor grad_weight;
+    if (ctx->needs_input_grad(1)) {
+      grad_weight = RmsNormWeightGradient(first(grad), first(saved[0]), saved[2]);
+    }
     first(grad).copy_(RmsNormBackward(first(grad), first(saved[0]), weight, saved[2]));
-    return {grad, at::Tensor(), at::Tensor()};
+    return {grad, grad_weight, at::Tensor()};
   }
 };
 

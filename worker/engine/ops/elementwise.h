@@ -6,12 +6,12 @@
 
 namespace lathe {
 
-// weight * x / sqrt(mean(x^2) + eps), [T, D]; weight [D] is frozen.
+// weight * x / sqrt(mean(x^2) + eps), [T, D]; weight [D].
 // Source: transformers, LlamaRMSNorm.
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 // RmsNorm of every head of the first N heads of qkv [T, (N + M) E], each with its own row of weight
-// [N, E]; the M others pass. weight is frozen. Source: transformers, Qwen3Attention.
+// [N, E]; the M others pass. Source: transformers, Qwen3Attention.
 at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps);
 
 // silu(gate) * up of [T, 2 I], gate first -> [T, I]. Source: transformers, LlamaMLP.

@@ -10,6 +10,7 @@
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
 #include "worker/engine/ops/matrix_product.h"
+#include "worker/engine/ops/trained_linear.h"
 
 namespace lathe {
 namespace {
@@ -210,6 +211,9 @@ at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const Lora
 }  // namespace
 
 at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
+  if (update == nullptr && group.weight.defined() && group.weight.requires_grad()) {
+    return TrainedLinear(x, group.weight, group.bias);
+  }
   at::Tensor y = WithoutBias(x, group, update);
   return group.bias.defined() ? y.add_(group.bias) : y;
 }

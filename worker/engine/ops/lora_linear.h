@@ -29,7 +29,8 @@ struct LoraUpdate {
   uint64_t dropout_seed = 0;    // The masks are a pure function of this and the layer's place.
 };
 
-// x [T, I] -> [T, sum O_i]. `update` null: the frozen layers alone.
+// x [T, I] -> [T, sum O_i]. `update` null: the layers alone; if their weight requires a gradient
+// they are not frozen but a TrainedLinear.
 at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update);
 
 // [T, I] of 0 and 1 / (1 - dropout): what LoraLinear multiplies the input of A_i with.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/widened_product.h"
 
 namespace lathe {
@@ -36,6 +37,7 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden,
                             const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
     at::Tensor grad_hidden = at::empty_like(hidden);
+    at::Tensor grad_weight = weight.requires_grad() ? at::zeros_like(weight) : at::Tensor();
     double loss = 0;
     ForEachChunk(
         hidden, weight, labels, chunk,
@@ -45,15 +47,20 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
           log_probs.exp_().scatter_add_(
               1, chunk_labels, at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
           BackProductInto(grad_hidden.narrow(0, begin, log_probs.size(0)), log_probs, weight);
+          if (!grad_weight.defined()) return;
+          AddProduct(grad_weight, log_probs.t(), hidden.narrow(0, begin, log_probs.size(0)));
         });
-    ctx->save_for_backward({grad_hidden});
+    ctx->save_for_backward({grad_hidden, grad_weight});
     return at::full({}, loss, hidden.options().dtype(at::kDouble));
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const at::Tensor grad_hidden = ctx->get_saved_variables()[0];
-    return {grad_hidden * grads[0].to(grad_hidden.scalar_type()), at::Tensor(), at::Tensor(),
-            at::Tensor()};
+    const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor scale = grads[0].to(saved[0].scalar_type());
+    // In place: it is as large as the head. A second backward pass is refused by autograd.
+    at::Tensor grad_weight = saved[1];
+    if (grad_weight.defined()) grad_weight.mul_(scale);
+    return {saved[0] * scale, grad_weight, at::Tensor(), at::Tensor()};
   }
 };
 

@@ -12,10 +12,10 @@ namespace lathe {
 // Rows of logits that exist at a time.
 inline constexpr int64_t kLossChunk = 256;
 
-// Sum of -log softmax(hidden weight^T)[label], a 64-bit scalar. hidden [N, D], weight [V, D]
-// frozen (widened_product.h), labels [N] whole numbers in [0, V). The gradient with respect to
-// `hidden` is computed beside the loss, chunk by chunk, and is exact. Source of the method: Liger
-// Kernel, fused linear cross entropy.
+// Sum of -log softmax(hidden weight^T)[label], a 64-bit scalar. hidden [N, D], weight [V, D] frozen
+// (widened_product.h) or trained, labels [N] whole numbers in [0, V). The gradients with respect to
+// `hidden` and, if it requires one, to `weight` are computed beside the loss, chunk by chunk, and
+// are exact. Source of the method: Liger Kernel, fused linear cross entropy.
 at::Tensor TokenLossSum(const at::Tensor& hidden, const at::Tensor& weight,
                         const at::Tensor& labels, int64_t chunk = kLossChunk);
 

@@ -9,8 +9,10 @@
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
 #include "worker/engine/ops/elementwise.h"
+#include "worker/engine/ops/embedding.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
+#include "worker/engine/ops/trained_linear.h"
 #include "worker/engine/ops/widened_product.h"
 
 // Every operation against plain ATen with ATen's own autograd, in 64 bits.
@@ -63,6 +65,29 @@ TEST(RmsNormTest, EqualsPlainAten) {
                        return weight * in[0] * at::rsqrt(in[0].square().mean(-1, true) + 1e-5);
                      },
                      {Random({5, 6}, 2)});
+}
+
+TEST(RmsNormTest, ATrainedWeightGetsItsGradient) {
+  ExpectSameFunction([](const auto& in) { return RmsNorm(in[0], in[1], 1e-5); },
+                     [](const auto& in) {
+                       return in[1] * in[0] * at::rsqrt(in[0].square().mean(-1, true) + 1e-5);
+                     },
+                     {Random({5, 6}, 2), Random({6}, 1)});
+}
+
+// One row per head, as in a model whose heads share a weight.
+TEST(NormHeadsTest, ATrainedWeightGetsItsGradient) {
+  const auto rows = [](const auto& in) {
+    return at::cat({in[1].expand({2, -1}), in[2].expand({1, -1})}, 0);
+  };
+  ExpectSameFunction([&](const auto& in) { return NormHeads(in[0], rows(in), 1e-5); },
+                     [&](const auto& in) {
+                       const at::Tensor heads = in[0].slice(1, 0, 12).reshape({5, 3, 4});
+                       const at::Tensor normed =
+                           rows(in) * heads * at::rsqrt(heads.square().mean(-1, true) + 1e-5);
+                       return at::cat({normed.reshape({5, 12}), in[0].slice(1, 12, 16)}, 1);
+                     },
+                     {Random({5, 16}, 2), Random({4}, 1), Random({4}, 3)});
 }
 
 TEST(NormHeadsTest, NormsTheFirstHeadsAndPassesTheOthers) {
@@ -231,6 +256,31 @@ TEST(LoraLinearTest, AFrozenLayerHasItsBias) {
       {Random({5, 6}, 5)});
 }
 
+TEST(LoraLinearTest, WithoutUpdateATrainedLayerGetsItsGradients) {
+  ExpectSameFunction(
+      [](const auto& in) {
+        return LoraLinear(in[0], {in[1], {4, 5}}, nullptr) +
+               LoraLinear(in[0], {in[1], {4, 5}, in[2]}, nullptr);
+      },
+      [](const auto& in) { return 2 * at::matmul(in[0], in[1].t()) + in[2]; },
+      {Random({5, 6}, 5), Random({9, 6}, 4), Random({9}, 11)});
+}
+
+TEST(TrainedLinearTest, AnInputWithoutGradientIsLeftOut) {
+  const at::Tensor x = Random({5, 6}, 5);
+  ExpectSameFunction([&](const auto& in) { return TrainedLinear(x, in[0], in[1]); },
+                     [&](const auto& in) { return at::matmul(x, in[0].t()) + in[1]; },
+                     {Random({9, 6}, 4), Random({9}, 11)});
+}
+
+// Tokens repeat, and some of the vocabulary is not there.
+TEST(EmbeddingTest, EqualsPlainAten) {
+  const at::Tensor ids = at::tensor({3, 0, 3, 6, 3, 0}, at::kLong);
+  ExpectSameFunction([&](const auto& in) { return Embedding(in[0], ids); },
+                     [&](const auto& in) { return in[0].index_select(0, ids); },
+                     {Random({8, 5}, 4)});
+}
+
 TEST(DropoutMaskTest, ZeroesTheAskedShareAndKeepsTheMean) {
   const at::Tensor like = at::empty({400, 500}, at::kFloat);
   const at::Tensor mask = DropoutMask(like, 0.25, 1, 0);
@@ -318,6 +368,34 @@ TEST(TokenLossTest, EqualsPlainAtenWhateverTheChunk) {
                        },
                        {Random({7, 6}, 12)});
   }
+}
+
+TEST(TokenLossTest, ATrainedHeadGetsItsGradientWhateverTheChunk) {
+  const at::Tensor labels = at::arange(7, at::kLong).mul(5).remainder(11);
+  for (const int64_t chunk : {1, 3, 100}) {
+    ExpectSameFunction(
+        [&](const auto& in) { return 3 * TokenLossSum(in[0], in[1], labels, chunk); },
+        [&](const auto& in) {
+          return -3 * at::log_softmax(at::matmul(in[0], in[1].t()), 1)
+                          .gather(1, labels.unsqueeze(1))
+                          .sum();
+        },
+        {Random({7, 6}, 12), Random({11, 6}, 11)});
+  }
+}
+
+// A tied head: what the embedding and the head add up to, as one tensor.
+TEST(TokenLossTest, ATiedWeightGetsTheSumOfBothGradients) {
+  const at::Tensor ids = at::arange(7, at::kLong);
+  const at::Tensor labels = ids.mul(5).remainder(11);
+  ExpectSameFunction(
+      [&](const auto& in) { return TokenLossSum(Embedding(in[0], ids), in[0], labels, 3); },
+      [&](const auto& in) {
+        return -at::log_softmax(at::matmul(in[0].index_select(0, ids), in[0].t()), 1)
+                    .gather(1, labels.unsqueeze(1))
+                    .sum();
+      },
+      {Random({11, 6}, 11)});
 }
 
 TEST(TokenLossTest, UnlikelyLabelsKeepAFiniteLoss) {
