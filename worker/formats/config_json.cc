@@ -250,7 +250,8 @@ DecoderLayout LlamaLayout(const ModelConfig& config, const AttentionBiases& bias
                       {"mlp.up_proj", Projection::kGateUp, hidden, middle, false},
                       {"mlp.down_proj", Projection::kDown, middle, hidden, false}},
           .rotary_dim = config.head_dim,
-          .interleaved_pairs = false};
+          .interleaved_pairs = false,
+          .padding_row = config.pad_token_id};
 }
 
 }  // namespace lathe

@@ -39,6 +39,8 @@ struct DecoderLayout {
   // rotary_dim / 2, or, interleaved, 2 i with 2 i + 1. The others pass.
   int64_t rotary_dim = 0;
   bool interleaved_pairs = false;
+  // Row of the embeddings that, as an input, is not trained: nn.Embedding's padding_idx. -1: none.
+  int64_t padding_row = -1;
 };
 
 // REQUIRES: config.architecture is of a family.

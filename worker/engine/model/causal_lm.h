@@ -16,7 +16,7 @@ namespace at {
 class Tensor;
 }
 
-// A frozen decoder with named LoRA adapters and a language-model head.
+// A decoder with a language-model head: frozen below named LoRA adapters, or trained itself.
 
 namespace lathe {
 
@@ -40,6 +40,9 @@ struct ModelOptions {
   // A layer keeps its input alone for backward, which computes the rest again, with the same bits:
   // about a third more time. The model and the adapter must live until backward has run.
   bool activation_checkpointing = false;
+  // Every parameter requires a gradient and has memory of its own, not the mapped file's: full
+  // tuning. Only with kF32.
+  bool trainable = false;
 };
 
 struct LoraOptions {
@@ -91,10 +94,14 @@ class CausalLm {
   // data.
   virtual std::vector<AdapterTensor> AdapterTensors(const std::string& name) = 0;
   virtual AdapterConfig GetAdapterConfig(const std::string& name) const = 0;
+  // The model's own parameters in canonical order (ParameterSpecs): leaves that require a gradient
+  // if it was loaded `trainable`; then the caller may set their data. A tensor may hold several
+  // parameters below each other and is named after the first: SplitParameters takes them apart.
+  virtual std::vector<AdapterTensor> ParameterTensors() = 0;
 
   // 64-bit scalar: the unnormalised sum of token losses over the batch's labels, differentiable in
-  // the adapter. Logits exist only at label positions, in chunks. `dropout_seed` is used if the
-  // adapter has dropout and `training`.
+  // the adapter, and in the parameters if they are trainable. Logits exist only at label positions,
+  // in chunks. `dropout_seed` is used if the adapter has dropout and `training`.
   virtual at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                              uint64_t dropout_seed) = 0;
   virtual EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) = 0;

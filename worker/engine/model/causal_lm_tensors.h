@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -10,10 +11,18 @@
 
 namespace lathe {
 
+// Of an adapter, or a parameter of the model itself.
 struct AdapterTensor {
-  std::string name;  // "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight".
+  // As in the file: "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight",
+  // "model.norm.weight".
+  std::string name;
   // A [rank, in], B [out, rank] or magnitude [out]; contiguous, F32, or F64 with ModelOptions.fp64.
   at::Tensor tensor;
 };
+
+// Views of `joined` by the names and shapes of `specs`: both are the same values in the same order,
+// and a tensor of `joined` holds one or several parameters of one width below each other.
+std::vector<AdapterTensor> SplitParameters(const std::vector<ParameterSpec>& specs,
+                                           const std::vector<at::Tensor>& joined);
 
 }  // namespace lathe

@@ -17,6 +17,7 @@
 #include "worker/engine/ops/checkpoint.h"
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/elementwise.h"
+#include "worker/engine/ops/embedding.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
 #include "worker/engine/ops/widened_product.h"
@@ -126,7 +127,8 @@ class LlamaLm final : public CausalLm {
         dtype_(options.fp64 ? at::kDouble : at::kFloat),
         checkpoint_(options.activation_checkpointing),
         rope_frequencies_(RopeFrequencies(config_, dtype_)),
-        interleaved_pairs_(LayoutOf(config_).interleaved_pairs) {}
+        interleaved_pairs_(LayoutOf(config_).interleaved_pairs),
+        padding_row_(LayoutOf(config_).padding_row) {}
 
   const ModelConfig& config() const override { return config_; }
 
@@ -156,6 +158,10 @@ class LlamaLm final : public CausalLm {
 
   AdapterConfig GetAdapterConfig(const std::string& name) const override {
     return GetAdapter(name).config;
+  }
+
+  std::vector<AdapterTensor> ParameterTensors() override {
+    return ParameterTensorsOf(weights_, config_);
   }
 
   at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
@@ -230,7 +236,7 @@ class LlamaLm final : public CausalLm {
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return at::index_select(weights_.embedding, 0, IndexTensor(ids)).to(dtype_);
+    return Embedding(weights_.embedding, IndexTensor(ids), padding_row_).to(dtype_);
   }
 
   // [T, D] -> [T, V], without gradient.
@@ -286,11 +292,17 @@ class LlamaLm final : public CausalLm {
       return Project(layer, projection, x, pass);
     };
     at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, weights.input_norm, eps));
-    if (weights.head_norm.defined()) qkv = NormHeads(qkv, weights.head_norm, eps);
+    if (weights.query_norm.defined()) qkv = NormHeads(qkv, HeadNorms(weights), eps);
     const at::Tensor attended = hidden + project(Projection::kOutput, pass.attend(layer, qkv));
     const at::Tensor gate_up =
         project(Projection::kGateUp, RmsNorm(attended, weights.post_attention_norm, eps));
     return attended + project(Projection::kDown, SwiGlu(gate_up));
+  }
+
+  // One row per query head, then one per key head, [H + K, E].
+  at::Tensor HeadNorms(const LayerWeights& weights) const {
+    return at::cat({weights.query_norm.expand({config_.num_heads, -1}),
+                    weights.key_norm.expand({config_.num_kv_heads, -1})});
   }
 
   at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x,
@@ -323,6 +335,7 @@ class LlamaLm final : public CausalLm {
   const bool checkpoint_;
   const at::Tensor rope_frequencies_;  // [R / 2]
   const bool interleaved_pairs_;
+  const int64_t padding_row_;
   std::map<std::string, Adapter> adapters_;
 };
 

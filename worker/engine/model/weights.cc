@@ -67,7 +67,8 @@ class TensorMaker {
       : file_(file),
         fp64_(options.fp64),
         nf4_(options.storage == BaseStorage::kNf4 || options.storage == BaseStorage::kNf4Bf16),
-        bf16_(options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16) {}
+        bf16_(options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16),
+        trainable_(options.trainable) {}
 
   at::Tensor Vector(const std::string& name) const { return Join({name}); }
   // Below each other.
@@ -135,7 +136,15 @@ class TensorMaker {
     }
     const at::Tensor joined =
         adjacent ? Map(*file_.Find(names[0]), shape) : at::cat(parts, 0).contiguous();
-    return fp64_ ? joined.to(at::kDouble) : joined;
+    const at::Tensor made = fp64_ ? joined.to(at::kDouble) : joined;
+    return trainable_ ? Own(made, names) : made;
+  }
+
+  // A leaf in memory of its own. The mapped floats are needed once: their memory goes back.
+  at::Tensor Own(const at::Tensor& values, const std::vector<std::string>& names) const {
+    at::Tensor leaf = values.clone().set_requires_grad(true);
+    for (const std::string& name : names) ReleasePages(file_.Find(name)->bytes);
+    return leaf;
   }
 
   // Frozen: nothing ever writes to it, and the mapping is read-only.
@@ -147,29 +156,35 @@ class TensorMaker {
   const bool fp64_;
   const bool nf4_;
   const bool bf16_;
+  const bool trainable_;
 };
 
-// One row per query head, then one per key head.
-at::Tensor HeadNorm(const TensorMaker& maker, const DecoderLayout& layout,
-                    const std::string& prefix, const ModelConfig& config) {
-  if (layout.query_norm.empty()) return {};
-  const at::Tensor q = maker.Vector(absl::StrCat(prefix, layout.query_norm, ".weight"));
-  const at::Tensor k = maker.Vector(absl::StrCat(prefix, layout.key_norm, ".weight"));
-  return at::cat({q.expand({config.num_heads, -1}), k.expand({config.num_kv_heads, -1})}, 0);
-}
-
-LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout,
-                       const ModelConfig& config, int64_t layer) {
+LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout, int64_t layer) {
   const std::string prefix = absl::StrCat(layout.layers, ".", layer, ".");
   LayerWeights weights;
   weights.input_norm = maker.Vector(absl::StrCat(prefix, layout.input_norm, ".weight"));
   weights.post_attention_norm =
       maker.Vector(absl::StrCat(prefix, layout.post_attention_norm, ".weight"));
-  weights.head_norm = HeadNorm(maker, layout, prefix, config);
+  if (!layout.query_norm.empty()) {
+    weights.query_norm = maker.Vector(absl::StrCat(prefix, layout.query_norm, ".weight"));
+    weights.key_norm = maker.Vector(absl::StrCat(prefix, layout.key_norm, ".weight"));
+  }
   for (int i = 0; i < kNumProjections; ++i) {
     weights.groups[i] = maker.Group(layout, prefix, static_cast<Projection>(i));
   }
   return weights;
+}
+
+// Each with the name of the first parameter that it holds.
+std::vector<AdapterTensor> Named(const std::vector<at::Tensor>& tensors,
+                                 const std::vector<ParameterSpec>& specs) {
+  std::vector<AdapterTensor> named;
+  size_t next = 0;
+  for (const at::Tensor& tensor : tensors) {
+    named.push_back({specs.at(next).name, tensor});
+    for (int64_t rows = tensor.size(0); rows > 0; ++next) rows -= specs.at(next).shape[0];
+  }
+  return named;
 }
 
 }  // namespace
@@ -185,6 +200,9 @@ absl::StatusOr<BaseStorage> ParseBaseStorage(absl::string_view name) {
 
 absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelConfig& config,
                                          const ModelOptions& options) {
+  if (options.trainable && options.storage != BaseStorage::kF32) {
+    return absl::InvalidArgumentError("a model is trained itself in F32 only");
+  }
   LATHE_ASSIGN_OR_RETURN(SafetensorsFile file,
                          SafetensorsFile::Open(model_dir / "model.safetensors"));
   LATHE_RETURN_IF_ERROR(CheckTensors(file, ParameterSpecs(config)));
@@ -197,9 +215,51 @@ absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelC
   weights.head =
       config.tie_word_embeddings ? weights.embedding : maker.Matrix({layout.head + ".weight"});
   for (int64_t i = 0; i < config.num_layers; ++i) {
-    weights.layers.push_back(MakeLayer(maker, layout, config, i));
+    weights.layers.push_back(MakeLayer(maker, layout, i));
   }
   return weights;
+}
+
+std::vector<AdapterTensor> SplitParameters(const std::vector<ParameterSpec>& specs,
+                                           const std::vector<at::Tensor>& joined) {
+  std::vector<AdapterTensor> parameters;
+  auto spec = specs.begin();
+  for (const at::Tensor& tensor : joined) {
+    for (int64_t row = 0; row < tensor.size(0); row += spec->shape[0], ++spec) {
+      TORCH_CHECK(spec != specs.end() && row + spec->shape[0] <= tensor.size(0),
+                  "the tensors are not the parameters of the model");
+      parameters.push_back({spec->name, tensor.narrow(0, row, spec->shape[0]).view(spec->shape)});
+    }
+  }
+  TORCH_CHECK(spec == specs.end(), "the tensors end before parameter ", spec->name);
+  return parameters;
+}
+
+std::vector<AdapterTensor> ParameterTensorsOf(const ModelWeights& weights,
+                                              const ModelConfig& config) {
+  std::vector<at::Tensor> tensors = {weights.embedding};
+  const auto add = [&](const at::Tensor& tensor) {
+    if (tensor.defined()) tensors.push_back(tensor);
+  };
+  const auto add_group = [&](const LayerWeights& layer, Projection projection) {
+    const LinearGroup& group = layer.groups[static_cast<size_t>(projection)];
+    tensors.push_back(group.weight);
+    add(group.bias);
+  };
+  // The order of decoder_layout.cc.
+  for (const LayerWeights& layer : weights.layers) {
+    add(layer.input_norm);
+    add_group(layer, Projection::kQkv);
+    add(layer.query_norm);
+    add(layer.key_norm);
+    add_group(layer, Projection::kOutput);
+    add(layer.post_attention_norm);
+    add_group(layer, Projection::kGateUp);
+    add_group(layer, Projection::kDown);
+  }
+  add(weights.final_norm);
+  if (!config.tie_word_embeddings) add(weights.head);
+  return Named(tensors, ParameterSpecs(config));
 }
 
 }  // namespace lathe

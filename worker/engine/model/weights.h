@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/causal_lm_tensors.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/formats/decoder_layout.h"
 #include "worker/formats/model_config.h"
@@ -17,13 +18,14 @@ namespace lathe {
 struct LayerWeights {
   at::Tensor input_norm;                // [D]
   at::Tensor post_attention_norm;       // [D]
-  at::Tensor head_norm;                 // [H + K, E], of queries and keys. Undefined: none.
+  at::Tensor query_norm;                // [E], of every query head. Undefined: none; both or none.
+  at::Tensor key_norm;                  // [E], of every key head.
   LinearGroup groups[kNumProjections];  // By Projection.
 };
 
-// Frozen tensors. They are views of the mapped file where it can be: F32, and layers of a group
-// side by side, as the canonical folder has them. Otherwise copies, of the type or as the codes
-// that BaseStorage asks for.
+// Frozen tensors are views of the mapped file where it can be: F32, and layers of a group side by
+// side, as the canonical folder has them. Otherwise copies, of the type or as the codes that
+// BaseStorage asks for. Trainable ones are always copies.
 struct ModelWeights {
   SafetensorsFile file;
   at::Tensor embedding;   // [V, D]
@@ -31,6 +33,10 @@ struct ModelWeights {
   at::Tensor head;        // [V, D]; the embedding itself when tied.
   std::vector<LayerWeights> layers;
 };
+
+// CausalLm::ParameterTensors. REQUIRES: no layer is in 4 bits.
+std::vector<AdapterTensor> ParameterTensorsOf(const ModelWeights& weights,
+                                              const ModelConfig& config);
 
 // InvalidArgument: a tensor is missing, extra, or has another shape or type.
 absl::StatusOr<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,

@@ -10,8 +10,10 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct EmbeddingFunction : torch::autograd::Function<EmbeddingFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight, const at::Tensor& ids) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& weight, const at::Tensor& ids,
+                            int64_t padding_row) {
     ctx->save_for_backward({ids});
+    ctx->saved_data["padding_row"] = padding_row;
     ctx->saved_data["rows"] = weight.size(0);
     return at::index_select(weight, 0, ids);
   }
@@ -20,16 +22,17 @@ struct EmbeddingFunction : torch::autograd::Function<EmbeddingFunction> {
     const at::Tensor ids = ctx->get_saved_variables()[0];
     const int64_t rows = ctx->saved_data["rows"].toInt();
     // Every thread owns a range of the vocabulary: the order of the sums is that of the tokens.
-    return {at::embedding_dense_backward(grads[0], ids, rows, /*padding_idx=*/-1,
-                                         /*scale_grad_by_freq=*/false),
-            at::Tensor()};
+    return {
+        at::embedding_dense_backward(grads[0], ids, rows, ctx->saved_data["padding_row"].toInt(),
+                                     /*scale_grad_by_freq=*/false),
+        at::Tensor(), at::Tensor()};
   }
 };
 
 }  // namespace
 
-at::Tensor Embedding(const at::Tensor& weight, const at::Tensor& ids) {
-  return EmbeddingFunction::apply(weight, ids);
+at::Tensor Embedding(const at::Tensor& weight, const at::Tensor& ids, int64_t padding_row) {
+  return EmbeddingFunction::apply(weight, ids, padding_row);
 }
 
 }  // namespace lathe

@@ -3,17 +3,26 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <optional>
+
+#include "worker/engine/ops/matrix_product.h"
+
 namespace lathe {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// apply() takes no undefined tensor, only none at all.
+using MaybeTensor = std::optional<at::Tensor>;
+
 struct TrainedLinearFunction : torch::autograd::Function<TrainedLinearFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                            const at::Tensor& bias) {
+                            const MaybeTensor& bias) {
     ctx->save_for_backward({x, weight});
-    return bias.defined() ? at::addmm(bias, x, weight.t()) : at::mm(x, weight.t());
+    ctx->saved_data["has_bias"] = bias.has_value();
+    const at::Tensor y = Multiply(x, weight.t());
+    return bias ? y.add_(*bias) : y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -22,9 +31,9 @@ struct TrainedLinearFunction : torch::autograd::Function<TrainedLinearFunction> 
     const at::Tensor& weight = saved[1];
     const at::Tensor& grad = grads[0];
     variable_list result(3);
-    if (ctx->needs_input_grad(0)) result[0] = at::mm(grad, weight);
-    if (ctx->needs_input_grad(1)) result[1] = at::mm(grad.t(), x);
-    if (ctx->needs_input_grad(2)) result[2] = grad.sum(0);
+    if (ctx->needs_input_grad(0)) result[0] = Multiply(grad, weight);
+    if (ctx->needs_input_grad(1)) result[1] = Multiply(grad.t(), x);
+    if (ctx->saved_data["has_bias"].toBool() && ctx->needs_input_grad(2)) result[2] = grad.sum(0);
     return result;
   }
 };
@@ -32,7 +41,7 @@ struct TrainedLinearFunction : torch::autograd::Function<TrainedLinearFunction> 
 }  // namespace
 
 at::Tensor TrainedLinear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-  return TrainedLinearFunction::apply(x, weight, bias);
+  return TrainedLinearFunction::apply(x, weight, bias.defined() ? MaybeTensor(bias) : std::nullopt);
 }
 
 }  // namespace lathe

@@ -3,31 +3,62 @@
 #include <ATen/ATen.h>
 
 #include <cmath>
-#include <utility>
 
 namespace lathe {
+namespace {
 
-AdamW::AdamW(at::Tensor values, const AdamWOptions& options)
-    : options_(options),
-      values_(std::move(values)),
-      first_moment_(at::zeros_like(values_)),
-      second_moment_(at::zeros_like(values_)),
-      num_steps_(at::zeros({}, at::kFloat)) {}
+// Values whose squares are summed at once: the sum in 64 bits needs a copy of them.
+constexpr int64_t kNormChunk = int64_t{1} << 22;
+
+double NormOf(const at::Tensor& values) {
+  return at::linalg_vector_norm(values, 2, c10::nullopt, false, at::kDouble).item<double>();
+}
+
+}  // namespace
+
+AdamW::AdamW(at::Tensor values, const AdamWOptions& options, const std::vector<DecayRange>& ranges)
+    : options_(options), num_steps_(at::zeros({}, at::kFloat)) {
+  const at::Tensor first = at::zeros_like(values);
+  const at::Tensor second = at::zeros_like(values);
+  int64_t begin = 0;
+  for (const DecayRange& range : ranges) {
+    Parts& parts = range.decays ? decayed_ : others_;
+    parts.begins.push_back(begin);
+    parts.values.push_back(values.narrow(0, begin, range.size));
+    parts.first_moments.push_back(first.narrow(0, begin, range.size));
+    parts.second_moments.push_back(second.narrow(0, begin, range.size));
+    begin += range.size;
+  }
+  TORCH_CHECK(begin == values.numel(), "ranges have ", begin, " of ", values.numel(), " values");
+}
 
 void AdamW::Step(const at::Tensor& gradients, double learning_rate) {
   const at::NoGradGuard no_grad;
   // The kernel reads the number of this step, it does not count.
   num_steps_.add_(1);
-  at::_fused_adamw_({values_}, {gradients}, {first_moment_}, {second_moment_}, {}, {num_steps_},
-                    learning_rate, options_.beta1, options_.beta2, options_.weight_decay,
-                    options_.eps, /*amsgrad=*/false, /*maximize=*/false);
+  StepParts(decayed_, gradients, learning_rate, options_.weight_decay);
+  StepParts(others_, gradients, learning_rate, 0);
+}
+
+void AdamW::StepParts(const Parts& parts, const at::Tensor& gradients, double learning_rate,
+                      double weight_decay) const {
+  if (parts.values.empty()) return;
+  std::vector<at::Tensor> part_gradients;
+  for (size_t i = 0; i < parts.begins.size(); ++i) {
+    part_gradients.push_back(gradients.narrow(0, parts.begins[i], parts.values[i].numel()));
+  }
+  at::_fused_adamw_(parts.values, part_gradients, parts.first_moments, parts.second_moments, {},
+                    std::vector<at::Tensor>(parts.begins.size(), num_steps_), learning_rate,
+                    options_.beta1, options_.beta2, weight_decay, options_.eps, /*amsgrad=*/false,
+                    /*maximize=*/false);
 }
 
 double ClipGradNorm(at::Tensor& gradients, double max_norm) {
   const at::NoGradGuard no_grad;
   // Summed in 64 bits: one number for any layout of the buffer.
-  const double norm =
-      at::linalg_vector_norm(gradients, 2, c10::nullopt, false, at::kDouble).item<double>();
+  double norm = 0;
+  for (const at::Tensor& chunk : gradients.split(kNormChunk))
+    norm = std::hypot(norm, NormOf(chunk));
   if (max_norm > 0 && std::isfinite(norm)) {
     const double factor = max_norm / (norm + 1e-6);
     if (factor < 1) gradients.mul_(factor);

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include <ATen/core/Tensor.h>
 
 namespace lathe {
@@ -11,21 +14,40 @@ struct AdamWOptions {
   double weight_decay = 0;  // Decoupled: values *= 1 - learning_rate * weight_decay.
 };
 
+// The next `size` values of the flat tensor, and whether weight decay applies to them.
+struct DecayRange {
+  int64_t size = 0;
+  bool decays = true;
+};
+
 // torch.optim.AdamW(fused=True) over one flat tensor (Loshchilov and Hutter, 2019).
 // Thread-compatible.
 class AdamW {
  public:
-  // Shares `values` [P] with the caller.
-  AdamW(at::Tensor values, const AdamWOptions& options);
+  // Shares `values` [P] with the caller. The sizes of `ranges` add up to P; without decay they
+  // change nothing.
+  AdamW(at::Tensor values, const AdamWOptions& options, const std::vector<DecayRange>& ranges);
+  // Weight decay on all values.
+  AdamW(const at::Tensor& values, const AdamWOptions& options)
+      : AdamW(values, options, {{values.numel(), true}}) {}
 
   // `gradients` [P], of the type of the values.
   void Step(const at::Tensor& gradients, double learning_rate);
 
  private:
+  // Parts of the flat tensors; all of one kind are updated by one call.
+  struct Parts {
+    std::vector<int64_t> begins;
+    std::vector<at::Tensor> values;
+    std::vector<at::Tensor> first_moments;
+    std::vector<at::Tensor> second_moments;
+  };
+  void StepParts(const Parts& parts, const at::Tensor& gradients, double learning_rate,
+                 double weight_decay) const;
+
   const AdamWOptions options_;
-  at::Tensor values_;
-  at::Tensor first_moment_;
-  at::Tensor second_moment_;
+  Parts decayed_;
+  Parts others_;
   at::Tensor num_steps_;  // [], float32, as the kernel wants it.
 };
 

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
 #include "worker/engine/train/plan/random.h"
+#include "worker/engine/train/plan/weight_decay.h"
 
 // M micro-batches of a step, P trained parameters.
 
@@ -49,6 +50,22 @@ ScheduleOptions ScheduleOf(const JobSpec& spec, int64_t num_steps) {
           .num_warmup_steps = WarmupSteps(spec.warmup_ratio, num_steps)};
 }
 
+std::vector<AdapterTensor> TrainedTensors(const TrainerParts& parts) {
+  return parts.adapter.empty() ? parts.model.ParameterTensors()
+                               : parts.model.AdapterTensors(parts.adapter);
+}
+
+// Neighbours of one kind together, in the order of the flat buffer.
+std::vector<DecayRange> DecayRangesOf(const FlatParameters& parameters) {
+  std::vector<DecayRange> ranges;
+  for (const AdapterTensor& entry : parameters.tensors()) {
+    const bool decays = HasWeightDecay(entry.name);
+    if (ranges.empty() || ranges.back().decays != decays) ranges.push_back({0, decays});
+    ranges.back().size += entry.tensor.numel();
+  }
+  return ranges;
+}
+
 AdamWOptions AdamWOf(const JobSpec& spec) {
   return {
       .beta1 = spec.beta1, .beta2 = spec.beta2, .eps = spec.eps, .weight_decay = spec.weight_decay};
@@ -67,9 +84,9 @@ Trainer::Trainer(TrainerParts parts, const JobSpec& spec)
       spec_(spec),
       order_(OrderOf(spec, parts_.rows)),
       schedule_(ScheduleOf(spec, order_.num_steps())),
-      parameters_(parts_.model.AdapterTensors(parts_.adapter)),
+      parameters_(TrainedTensors(parts_)),
       buckets_(parameters_, parts_.group),
-      optimizer_(parameters_.values(), AdamWOf(spec)) {}
+      optimizer_(parameters_.values(), AdamWOf(spec), DecayRangesOf(parameters_)) {}
 
 absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   Timing timing;

@@ -24,17 +24,18 @@ namespace lathe {
 // What a Trainer works with; all of it outlives the Trainer.
 struct TrainerParts {
   CausalLm& model;
-  std::string adapter;  // Its tensors are trained.
-  const Shard& rows;    // The same on every rank.
+  // Its tensors are trained. Empty: every parameter of the model, which was loaded trainable.
+  std::string adapter;
+  const Shard& rows;  // The same on every rank.
   Communicator& group;
   TrainObserver& observer;
   const Clock& clock;
 };
 
-// Data-parallel fine-tuning of one adapter, as one rank of the group. semantics.md sections 0 and
-// 1: loss = sum over all ranks and micro-batches of token losses / trained tokens of the step. The
-// same seed, data and number of ranks give the same bits. Thread-compatible; throws c10::Error
-// where libtorch does.
+// Data-parallel fine-tuning of one adapter or a whole model, as one rank of the group. semantics.md
+// sections 0 and 1: loss = sum over all ranks and micro-batches of token losses / trained tokens of
+// the step. The same seed, data and number of ranks give the same bits. Thread-compatible; throws
+// c10::Error where libtorch does.
 class Trainer {
  public:
   // `spec` is resolved and valid. REQUIRES: the shard has rows.

@@ -38,8 +38,8 @@ class FamilyTest : public testing::TestWithParam<Parameter> {
     return ReadTensor(Source() / "golden.safetensors", name);
   }
 
-  // The imported model with the source's adapter as "tuned".
-  std::unique_ptr<CausalLm> Load() const {
+  // The folder of the imported model.
+  fs::path Import() const {
     const fs::path folder = temp_.path() / "source";
     fs::create_directories(folder);
     for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
@@ -49,9 +49,15 @@ class FamilyTest : public testing::TestWithParam<Parameter> {
       if (entry.is_regular_file()) fs::copy_file(entry, folder / entry.path().filename());
     }
     fs::remove(folder / "golden.safetensors");
+    fs::remove(folder / "full.safetensors");
     const auto imported = ImportModel(folder, temp_.path() / "model", nullptr);
     EXPECT_TRUE(imported.ok()) << imported.status();
-    auto model = CausalLm::Load(temp_.path() / "model", {.fp64 = precision().fp64});
+    return temp_.path() / "model";
+  }
+
+  // The imported model with the source's adapter as "tuned".
+  std::unique_ptr<CausalLm> Load() const {
+    auto model = CausalLm::Load(Import(), {.fp64 = precision().fp64});
     EXPECT_TRUE(model.ok()) << model.status();
     const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
     EXPECT_TRUE(status.ok()) << status;
@@ -120,6 +126,22 @@ TEST_P(FamilyTest, CachedDecodingGivesTheLogitsOfAFullPass) {
         "tuned");
     EXPECT_LE(MaxDifference(last, full[static_cast<int64_t>(end) - 1]), precision().logits);
   }
+}
+
+// Norms of heads and a tied head; biases, fused layers and a head of its own.
+class FullTuningTest : public FamilyTest {};
+INSTANTIATE_TEST_SUITE_P(Families, FullTuningTest,
+                         testing::Combine(testing::Values("qwen3", "chatglm3"),
+                                          testing::Values(kF32, kF64)),
+                         [](const auto& test) {
+                           return std::string(std::get<0>(test.param)) + "_" +
+                                  std::get<1>(test.param).suffix;
+                         });
+
+TEST_P(FullTuningTest, GradientOfEveryParameterIsThatOfTransformers) {
+  const auto model = LoadTrainable(Import(), precision().fp64);
+  ExpectParameterGradients(Source() / "full.safetensors", *model, Pack({GoldenRow()}),
+                           precision().loss, precision().gradient);
 }
 
 TEST(FamilyTargetTest, TargetsAreTheModulesOfTheFamily) {

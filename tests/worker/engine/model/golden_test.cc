@@ -67,6 +67,13 @@ TEST_P(GoldenTest, GradientOfEveryAdapterTensorIsThatOfPeft) {
   }
 }
 
+TEST_P(GoldenTest, GradientOfEveryParameterIsThatOfTransformers) {
+  const auto model = LoadTrainable(DataFolder() / "tiny-llama", GetParam().fp64);
+  const PackedBatch batch = Pack(RowsOf(ReadJson(Golden("batch.json")).at("rows")));
+  ExpectParameterGradients(Golden("full.safetensors"), *model, batch, GetParam().loss,
+                           GetParam().gradient);
+}
+
 // DoRA with the rank-stabilised scale; the gradients are of the loss of every token but the first.
 TEST_P(GoldenTest, LogitsAndGradientsOfDoraAreThoseOfPeft) {
   const auto model = LoadTiny(GetParam().fp64);

@@ -64,6 +64,26 @@ std::unique_ptr<CausalLm> LoadTiny(bool fp64) {
   return *std::move(model);
 }
 
+std::unique_ptr<CausalLm> LoadTrainable(const fs::path& model_dir, bool fp64) {
+  auto model = CausalLm::Load(model_dir, {.fp64 = fp64, .trainable = true});
+  EXPECT_TRUE(model.ok()) << model.status();
+  return *std::move(model);
+}
+
+void ExpectParameterGradients(const fs::path& golden, CausalLm& model, const PackedBatch& batch,
+                              double loss_tolerance, double gradient_tolerance) {
+  const LossAndGradients ours = Differentiate(model, {batch}, "");
+  const double loss = ReadTensor(golden, "loss_sum").item<double>();
+  EXPECT_NEAR(ours.loss, loss, loss_tolerance * loss);
+  const std::vector<ParameterSpec> specs = ParameterSpecs(model.config());
+  const auto gradients = SplitParameters(specs, ours.gradients);
+  ASSERT_EQ(gradients.size(), specs.size());
+  for (const auto& [name, gradient] : gradients) {
+    EXPECT_LE(RelativeError(gradient, ReadTensor(golden, "gradient." + name)), gradient_tolerance)
+        << name;
+  }
+}
+
 double MaxDifference(const at::Tensor& a, const at::Tensor& b) {
   return (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
 }
@@ -76,7 +96,8 @@ double RelativeError(const at::Tensor& a, const at::Tensor& b) {
 LossAndGradients Differentiate(CausalLm& model, const std::vector<PackedBatch>& batches,
                                const std::string& adapter, bool training, uint64_t dropout_seed) {
   LossAndGradients result;
-  const std::vector<AdapterTensor> tensors = model.AdapterTensors(adapter);
+  const std::vector<AdapterTensor> tensors =
+      adapter.empty() ? model.ParameterTensors() : model.AdapterTensors(adapter);
   for (const AdapterTensor& tensor : tensors) tensor.tensor.mutable_grad().reset();
   for (const PackedBatch& batch : batches) {
     const at::Tensor loss = model.LossSum(batch, adapter, training, dropout_seed);

@@ -34,12 +34,22 @@ at::Tensor ReadTensor(const std::filesystem::path& path, const std::string& name
 // tiny-llama with tiny-adapter as adapter "tuned". Fails the test if it cannot be read.
 std::unique_ptr<CausalLm> LoadTiny(bool fp64);
 
+// A model whose parameters are trained themselves.
+std::unique_ptr<CausalLm> LoadTrainable(const std::filesystem::path& model_dir, bool fp64);
+
+// Compares the loss sum of `batch` and its gradient for every parameter with the tensors "loss_sum"
+// and "gradient.NAME" of the file `golden`. Tolerances are relative, of each tensor's norm.
+void ExpectParameterGradients(const std::filesystem::path& golden, CausalLm& model,
+                              const PackedBatch& batch, double loss_tolerance,
+                              double gradient_tolerance);
+
 // max |a - b|.
 double MaxDifference(const at::Tensor& a, const at::Tensor& b);
 // |a - b| / |b| in the L2 norm.
 double RelativeError(const at::Tensor& a, const at::Tensor& b);
 
-// Loss sum of the batch and the gradient of every adapter tensor, in the order of the file.
+// Loss sum of the batch and the gradient of every adapter tensor, in the order of the file; without
+// an adapter of those of ParameterTensors.
 struct LossAndGradients {
   double loss = 0;
   std::vector<at::Tensor> gradients;

@@ -281,6 +281,16 @@ TEST(EmbeddingTest, EqualsPlainAten) {
                      {Random({8, 5}, 4)});
 }
 
+TEST(EmbeddingTest, ThePaddingRowGetsNoGradient) {
+  const at::Tensor ids = at::tensor({3, 0, 3, 6, 3, 0}, at::kLong);
+  ExpectSameFunction([&](const auto& in) { return Embedding(in[0], ids, 3); },
+                     [&](const auto& in) {
+                       const at::Tensor rows = in[0].index_select(0, ids);
+                       return at::where(ids.eq(3).unsqueeze(1), rows.detach(), rows);
+                     },
+                     {Random({8, 5}, 4)});
+}
+
 TEST(DropoutMaskTest, ZeroesTheAskedShareAndKeepsTheMean) {
   const at::Tensor like = at::empty({400, 500}, at::kFloat);
   const at::Tensor mask = DropoutMask(like, 0.25, 1, 0);

@@ -52,6 +52,14 @@ double LargestDifference(const AdamWOptions& options, at::ScalarType type) {
   return (values.to(at::kDouble) - expected).abs().max().item<double>();
 }
 
+TEST(AdamWTest, DecaysOnlyTheRangesThatAskForIt) {
+  const AdamWOptions options = {.weight_decay = 0.5};
+  at::Tensor values = at::ones({5}, at::kDouble);
+  AdamW optimizer(values, options, {{2, true}, {1, false}, {2, true}});
+  optimizer.Step(at::zeros({5}, at::kDouble), 0.1);
+  EXPECT_TRUE(at::allclose(values, at::tensor({0.95, 0.95, 1.0, 0.95, 0.95}, at::kDouble)));
+}
+
 TEST(AdamWTest, MatchesTheReferenceIn64Bits) {
   EXPECT_LT(LargestDifference({}, at::kDouble), 1e-12);
   EXPECT_LT(LargestDifference({.beta1 = 0.8, .beta2 = 0.95, .eps = 1e-6, .weight_decay = 0.1},

@@ -33,17 +33,22 @@ JobSpec Spec() {
   return spec;
 }
 
-// One rank with a model of its own, as in a process of its own.
+// One rank with a model of its own, as in a process of its own. It trains an adapter, or with
+// method full every parameter.
 struct RankState {
   RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false,
             bool checkpointing = false) {
-    auto loaded = CausalLm::Load("tests/data/tiny-llama",
-                                 {.fp64 = fp64, .activation_checkpointing = checkpointing});
+    const bool full = spec.method == "full";
+    auto loaded = CausalLm::Load(
+        "tests/data/tiny-llama",
+        {.fp64 = fp64, .activation_checkpointing = checkpointing, .trainable = full});
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     model = *std::move(loaded);
-    EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
-    trainer =
-        std::make_unique<Trainer>(TrainerParts{*model, "a", rows, group, observer, clock}, spec);
+    if (!full) {
+      EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
+    }
+    trainer = std::make_unique<Trainer>(
+        TrainerParts{*model, full ? "" : "a", rows, group, observer, clock}, spec);
   }
 
   std::vector<at::Tensor> Gradients() const {
@@ -147,6 +152,23 @@ TEST_F(DataParallelTest, TwoRanksMatchOneRankIn32Bits) {
                       1e-6);
 }
 
+// 1 x 8 = 2 x 4 = 8 x 1: ranks and micro-batches of one step.
+TEST_F(DataParallelTest, GradientsOfAllParametersDoNotDependOnTheNumberOfRanks) {
+  spec_.method = "full";
+  spec_.batch_size = 8;
+  spec_.micro_batch_tokens = 64;
+  std::vector<OwnedRow> rows;
+  for (uint64_t i = 0; i < 8; ++i) rows.push_back(RandomRow(40 + 3 * i, 1 + 4 * i, i));
+  const Shard eight = testing::MakeShard(rows);
+  for (const bool fp64 : {true, false}) {
+    const RunResult one = RunRanks(1, 0, eight, spec_, fp64);
+    ASSERT_EQ(one.stats[0].num_micro_batches, 8);
+    for (const int ranks : {2, 8}) {
+      ExpectSameGradients(one, RunRanks(ranks, ranks - 1, eight, spec_, fp64), fp64 ? 1e-12 : 1e-6);
+    }
+  }
+}
+
 TEST_F(DataParallelTest, RanksWithoutAMicroBatchContributeNothing) {
   // Step 2 has two rows, hence two micro-batches for three ranks.
   ExpectSameGradients(RunRanks(1, 0, rows_, spec_, true), RunRanks(3, 2, rows_, spec_, true),
@@ -213,6 +235,86 @@ TEST(TrainerTest, GradientsAreOnTheirWayBeforeTheLastBackwardPassEnds) {
     EXPECT_EQ(rank->trainer->buckets().num_started_early(), rank->trainer->buckets().num_buckets());
   }
   EXPECT_TRUE(at::equal(plain.trainer->gradients(), checkpointed.trainer->gradients()));
+}
+
+TEST(TrainerTest, FullTuningWithCheckpointedLayersHasTheSameGradients) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = testing::MakeShard({RandomRow(60, 30, 1), RandomRow(50, 20, 2)});
+  JobSpec spec = Spec();
+  spec.method = "full";
+  RankState plain(*solo, rows, spec);
+  RankState checkpointed(*solo, rows, spec, /*fp64=*/false, /*checkpointing=*/true);
+  for (const RankState* rank : {&plain, &checkpointed}) ASSERT_TRUE(rank->trainer->Step().ok());
+  const GradientBuckets& buckets = checkpointed.trainer->buckets();
+  EXPECT_EQ(buckets.num_started_early(), buckets.num_buckets());
+  EXPECT_TRUE(at::equal(plain.trainer->gradients(), checkpointed.trainer->gradients()));
+}
+
+// Sees a range of gradients when its sum starts.
+class WatchingCommunicator final : public Communicator {
+ public:
+  std::function<void()> on_start = [] {};
+
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  absl::Status AllReduceSum(at::Tensor& /*tensor*/) override { return absl::OkStatus(); }
+  std::unique_ptr<PendingCollective> StartAllReduceSum(at::Tensor& tensor) override {
+    on_start();
+    return Communicator::StartAllReduceSum(tensor);
+  }
+  absl::Status Broadcast(at::Tensor& /*tensor*/, int /*root*/) override { return absl::OkStatus(); }
+  absl::Status ReduceScatterSum(const at::Tensor& /*whole*/, at::Tensor& /*part*/) override {
+    return absl::UnimplementedError("not here");
+  }
+  absl::Status AllGatherInto(const at::Tensor& /*part*/, at::Tensor& /*whole*/) override {
+    return absl::UnimplementedError("not here");
+  }
+  absl::Status Barrier() override { return absl::OkStatus(); }
+  absl::StatusOr<std::vector<std::string>> AllGather(absl::string_view bytes) override {
+    return std::vector<std::string>{std::string(bytes)};
+  }
+  absl::StatusOr<std::unique_ptr<Communicator>> Split(int /*color*/) override {
+    return absl::UnimplementedError("not here");
+  }
+};
+
+// The embedding is first in the buffer and done last: all other ranges are on their way before.
+TEST(TrainerTest, AllParametersAreReducedWhileTheBackwardPassStillRuns) {
+  auto model = CausalLm::Load("tests/data/tiny-llama", {.trainable = true});
+  ASSERT_TRUE(model.ok()) << model.status();
+  WatchingCommunicator group;
+  FlatParameters parameters((*model)->ParameterTensors());
+  GradientBuckets buckets(parameters, group, /*bucket_bytes=*/8192);
+  ASSERT_GT(buckets.num_buckets(), 4U);
+  const at::Tensor embedding = parameters.tensors()[0].tensor.grad();
+  size_t num_before_the_end = 0;
+  group.on_start = [&] { num_before_the_end += embedding.count_nonzero().item<int64_t>() == 0; };
+  const Shard rows = testing::MakeShard({RandomRow(60, 30, 1)});
+  const at::Tensor loss =
+      (*model)->LossSum(BuildMicroBatch(rows, std::vector<uint32_t>{0}), "", true, 0);
+  buckets.Arm();
+  loss.backward();
+  ASSERT_TRUE(buckets.Finish().ok());
+  EXPECT_EQ(num_before_the_end, buckets.num_buckets() - 1);
+  EXPECT_EQ(buckets.num_started_early(), buckets.num_buckets());
+}
+
+TEST(TrainerTest, AStepOfFullTuningStartsItsSumsEarlyAndMovesEveryParameter) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = testing::MakeShard({RandomRow(60, 30, 1), RandomRow(50, 20, 2)});
+  JobSpec spec = Spec();
+  spec.method = "full";
+  RankState rank(*solo, rows, spec);
+  std::vector<at::Tensor> before;
+  for (const AdapterTensor& entry : rank.trainer->parameters().tensors()) {
+    before.push_back(entry.tensor.detach().clone());
+  }
+  ASSERT_TRUE(rank.trainer->Step().ok());
+  EXPECT_GT(rank.trainer->buckets().num_started_early(), 0U);
+  size_t i = 0;
+  for (const AdapterTensor& entry : rank.trainer->parameters().tensors()) {
+    EXPECT_FALSE(at::equal(entry.tensor, before[i++])) << entry.name;
+  }
 }
 
 // Replaces one value by NaN.

@@ -5,7 +5,8 @@
 #include "tests/testing/shards.h"
 #include "worker/engine/train/trainer.h"
 
-// tests/oracle/README.md, training.json: ten steps of transformers, PEFT and torch.optim.AdamW.
+// tests/oracle/README.md, training.json and training-full.json: steps of transformers, PEFT and
+// torch.optim.AdamW.
 
 namespace lathe {
 namespace {
@@ -34,19 +35,24 @@ std::vector<testing::OwnedRow> RowsInGoldenOrder(const nlohmann::json& golden) {
   return visited;
 }
 
-void ExpectGoldenCurve(bool fp64, double loss_tolerance, double norm_tolerance) {
+// `adapter` empty: every parameter is trained.
+void ExpectGoldenCurve(const std::string& file, const std::string& adapter, bool fp64,
+                       double loss_tolerance, double norm_tolerance) {
   at::set_num_threads(1);
-  const nlohmann::json golden = testing::ReadJson("tests/data/goldens/training.json");
+  const nlohmann::json golden = testing::ReadJson("tests/data/goldens/" + file);
   const JobSpec spec = SpecFrom(golden.at("options"));
   const Shard rows =
       testing::MakeShardVisitedInOrder(RowsInGoldenOrder(golden), static_cast<uint64_t>(spec.seed));
-  auto model = CausalLm::Load("tests/data/tiny-llama", {.fp64 = fp64});
+  auto model =
+      CausalLm::Load("tests/data/tiny-llama", {.fp64 = fp64, .trainable = adapter.empty()});
   ASSERT_TRUE(model.ok()) << model.status();
-  ASSERT_TRUE((*model)->LoadAdapter("a", "tests/data/tiny-adapter-init").ok());
+  const absl::Status loaded =
+      adapter.empty() ? absl::OkStatus() : (*model)->LoadAdapter(adapter, "tests/data/" + adapter);
+  ASSERT_TRUE(loaded.ok()) << loaded;
   const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
   testing::FakeObserver observer;
   const SystemClock clock;
-  Trainer trainer({**model, "a", rows, *solo, observer, clock}, spec);
+  Trainer trainer({**model, adapter, rows, *solo, observer, clock}, spec);
   ASSERT_EQ(trainer.num_steps(), golden.at("options").at("num_steps"));
   const nlohmann::json& expected = golden.at(fp64 ? "f64" : "f32");
   for (size_t step = 0; step < expected.at("loss").size(); ++step) {
@@ -61,11 +67,19 @@ void ExpectGoldenCurve(bool fp64, double loss_tolerance, double norm_tolerance) 
 }
 
 TEST(TrainingGoldenTest, TenStepsFollowTransformersIn64Bits) {
-  ExpectGoldenCurve(true, 1e-9, 1e-7);
+  ExpectGoldenCurve("training.json", "tiny-adapter-init", true, 1e-9, 1e-7);
 }
 
 TEST(TrainingGoldenTest, TenStepsFollowTransformersIn32Bits) {
-  ExpectGoldenCurve(false, 1e-4, 1e-3);
+  ExpectGoldenCurve("training.json", "tiny-adapter-init", false, 1e-4, 1e-3);
+}
+
+TEST(TrainingGoldenTest, TwentyStepsOfAllParametersFollowTransformersIn64Bits) {
+  ExpectGoldenCurve("training-full.json", "", true, 1e-9, 1e-7);
+}
+
+TEST(TrainingGoldenTest, TwentyStepsOfAllParametersFollowTransformersIn32Bits) {
+  ExpectGoldenCurve("training-full.json", "", false, 1e-4, 1e-3);
 }
 
 }  // namespace
