@@ -31,10 +31,10 @@ struct ExportOptions {
   std::string name;
   std::filesystem::path to;
   bool base = false;
-  bool merged = false;        // Base and adapter in one.
-  std::string dtype = "f32";  // Of merged weights: f32, bf16 or f16.
-  std::string shard_size;     // Of merged weights: "5GB". Empty: one file.
-  std::string gguf;           // As one GGUF file instead of a folder: "f16" or "q8_0".
+  bool merged = false;     // Base and adapter in one.
+  std::string dtype;       // Of a whole model: f32, bf16 or f16. Empty: f32.
+  std::string shard_size;  // Of a whole model: "5GB". Empty: one file.
+  std::string gguf;        // As one GGUF file instead of a folder: "f16" or "q8_0".
 };
 absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options);
 

@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/config/job_file.h"
 #include "common/spec/field.h"
+#include "common/spec/given.h"
 #include "common/spec_proto/job_spec_proto.h"
 
 namespace lathe::cli {
@@ -46,6 +47,7 @@ absl::StatusOr<JobSpec> SpecFrom(const SubmitOptions& options) {
   if (!options.dataset.empty()) spec.dataset = options.dataset;
   LATHE_RETURN_IF_ERROR(ApplySettings(options.set, spec));
   LATHE_RETURN_IF_ERROR(Validate(spec));
+  LATHE_RETURN_IF_ERROR(CheckGiven(spec));
   return spec;
 }
 
@@ -68,7 +70,7 @@ absl::StatusOr<v1::Job> CreateJob(Connection& connection, const JobSpec& spec,
                                   const std::string& request_id) {
   v1::CreateJobRequest request;
   request.set_request_id(request_id.empty() ? NewUlid() : request_id);
-  *request.mutable_spec() = ToProto(spec);
+  *request.mutable_spec() = GivenToProto(spec);
   grpc::ClientContext context;
   connection.Prepare(context);
   v1::Job job;

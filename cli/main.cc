@@ -101,14 +101,13 @@ void AddModels(Parser& p) {
       ->required();
   exporting->add_flag("--base", p.export_options.base,
                       "also its base as a Hugging Face folder, in DIR/base");
-  CLI::Option* merged = exporting->add_flag("--merged", p.export_options.merged,
-                                            "base and adapter in one, as a Hugging Face folder");
+  exporting->add_flag("--merged", p.export_options.merged,
+                      "base and adapter in one, as a Hugging Face folder");
   CLI::Option* dtype =
-      exporting->add_option("--dtype", p.export_options.dtype, "of merged weights; default: f32");
-  dtype->needs(merged)->check(CLI::IsMember({"f32", "bf16", "f16"}));
+      exporting->add_option("--dtype", p.export_options.dtype, "of a whole model; default: f32");
+  dtype->check(CLI::IsMember({"f32", "bf16", "f16"}));
   CLI::Option* shards = exporting->add_option("--shard-size", p.export_options.shard_size,
-                                              "of merged weights, such as 5GB; default: one file");
-  shards->needs(merged);
+                                              "of a whole model, such as 5GB; default: one file");
   exporting
       ->add_option("--gguf", p.export_options.gguf,
                    "as one GGUF file with weights of the type f16 or q8_0; adapters need --merged")

@@ -9,9 +9,9 @@ namespace lathe::cli {
 
 struct MergeRequest {
   std::filesystem::path base;     // Canonical folder.
-  std::filesystem::path adapter;  // PEFT folder; empty: the base alone, as a GGUF.
+  std::filesystem::path adapter;  // PEFT folder; empty: the base alone.
   std::filesystem::path to;       // New or empty; of a GGUF the file, not there yet.
-  std::string dtype;              // "f32", "bf16" or "f16". Not of a GGUF.
+  std::string dtype;              // "f32", "bf16" or "f16"; empty: f32. Not of a GGUF.
   std::string shard_size;         // "5GB"; empty: one file. Not of a GGUF.
   std::string gguf;               // "f16" or "q8_0"; empty: a Hugging Face folder.
   std::string name;               // Of the model, for a GGUF.

@@ -1,5 +1,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "cli/commands.h"
 #include "cli/connection.h"
@@ -47,12 +48,21 @@ absl::Status Download(Connection& connection, const v1::Model& model,
   });
 }
 
+// "base tiny, parent first, method sft, job job-..."
+std::string Lineage(const v1::Model& model) {
+  std::vector<std::string> parts;
+  for (const auto& [what, value] :
+       {std::pair("base", model.base_model()), std::pair("parent", model.parent_model()),
+        std::pair("method", model.method()), std::pair("job", model.job_id())}) {
+    if (!value.empty()) parts.push_back(absl::StrCat(what, " ", value));
+  }
+  return absl::StrJoin(parts, ", ");
+}
+
 void PrintModel(const v1::Model& model) {
   absl::PrintF("%s: %s, %s, %d parameters, %s\n", model.name(), KindName(model.kind()),
                model.architecture(), model.parameters(), HumanBytes(TreeBytes(model.files())));
-  if (!model.base_model().empty()) {
-    absl::PrintF("  base %s, from %s\n", model.base_model(), model.job_id());
-  }
+  if (!model.job_id().empty()) absl::PrintF("  %s\n", Lineage(model));
   if (model.has_parity()) {
     absl::PrintF(
         "  verified: largest logit difference %.3g, KL %.3g, %.0f %% of greedy tokens equal\n",
@@ -99,9 +109,11 @@ absl::StatusOr<int> ModelsList(const GlobalOptions& global) {
   for (const v1::Model& model : response.models()) {
     rows.push_back({model.name(), KindName(model.kind()), model.architecture(),
                     absl::StrCat(model.parameters()), HumanBytes(TreeBytes(model.files())),
-                    model.base_model()});
+                    model.base_model(), model.method(), model.parent_model(), model.job_id()});
   }
-  PrintTable({"NAME", "KIND", "ARCHITECTURE", "PARAMETERS", "SIZE", "BASE"}, rows);
+  PrintTable(
+      {"NAME", "KIND", "ARCHITECTURE", "PARAMETERS", "SIZE", "BASE", "METHOD", "PARENT", "JOB"},
+      rows);
   return kDone;
 }
 
@@ -118,18 +130,28 @@ absl::StatusOr<int> ModelsGet(const GlobalOptions& global, const std::string& na
 
 namespace {
 
-// --merged and --gguf: one model in one place.
-absl::Status CheckWhole(const v1::Model& model, const ExportOptions& options) {
+// Not as the files are kept: one model in one place, computed from them.
+bool IsWhole(const ExportOptions& options) {
+  return options.merged || !options.gguf.empty() || !options.dtype.empty() ||
+         !options.shard_size.empty();
+}
+
+absl::Status CheckKind(const v1::Model& model, const ExportOptions& options) {
   const bool adapter = model.kind() == v1::MODEL_KIND_ADAPTER;
-  if (options.base) return absl::InvalidArgumentError("--merged holds the base; drop --base");
-  if (options.merged && !adapter) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(model.name(), " is a base model; --merged is for adapters"));
+  if (!adapter && (options.base || options.merged)) {
+    return absl::InvalidArgumentError(absl::StrCat(model.name(), " is a whole model; ",
+                                                   options.base ? "--base" : "--merged",
+                                                   " is for adapters"));
   }
-  if (adapter && !options.merged) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(model.name(), " is an adapter; --gguf needs --merged"));
+  if (options.merged && options.base) {
+    return absl::InvalidArgumentError("--merged holds the base; drop --base");
   }
+  if (!adapter || options.merged || !IsWhole(options)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      model.name(), " is an adapter; --gguf needs --merged, and so do --dtype and --shard-size"));
+}
+
+absl::Status CheckTarget(const ExportOptions& options) {
   if (options.gguf.empty()) return RequireNewOrEmptyFolder(options.to);
   if (options.to.extension() != ".gguf") {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -145,7 +167,7 @@ absl::Status CheckWhole(const v1::Model& model, const ExportOptions& options) {
 // Base and adapter are fetched beside `options.to` and removed again.
 absl::Status ExportWhole(Connection& connection, const v1::Model& model,
                          const ExportOptions& options) {
-  LATHE_RETURN_IF_ERROR(CheckWhole(model, options));
+  LATHE_RETURN_IF_ERROR(CheckTarget(options));
   std::filesystem::path target = std::filesystem::absolute(options.to).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path()));
@@ -182,7 +204,8 @@ void PrintWhole(const v1::Model& model, const ExportOptions& options) {
 absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOptions& options) {
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
   LATHE_ASSIGN_OR_RETURN(const v1::Model model, GetModel(*connection, options.name));
-  if (options.merged || !options.gguf.empty()) {
+  LATHE_RETURN_IF_ERROR(CheckKind(model, options));
+  if (IsWhole(options)) {
     LATHE_RETURN_IF_ERROR(ExportWhole(*connection, model, options));
     if (global.json) {
       PrintJson(model);
@@ -193,7 +216,7 @@ absl::StatusOr<int> ModelsExport(const GlobalOptions& global, const ExportOption
   }
   LATHE_RETURN_IF_ERROR(Download(*connection, model, options.to));
   std::string base_dir;
-  if (options.base && model.kind() == v1::MODEL_KIND_ADAPTER) {
+  if (options.base) {
     LATHE_ASSIGN_OR_RETURN(const v1::Model base, GetModel(*connection, model.base_model()));
     base_dir = (options.to / "base").string();
     LATHE_RETURN_IF_ERROR(Download(*connection, base, base_dir));

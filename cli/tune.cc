@@ -16,6 +16,7 @@
 #include "cli/watch.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/spec/given.h"
 
 namespace lathe::cli {
 namespace {
@@ -117,6 +118,7 @@ absl::Status CheckRows(Connection& connection, const JobSpec& spec, bool json) {
 absl::StatusOr<int> Tune(const GlobalOptions& global, const TuneOptions& options) {
   JobSpec spec;
   LATHE_RETURN_IF_ERROR(ApplySettings(options.set, spec));
+  LATHE_RETURN_IF_ERROR(CheckGiven(spec));
   spec.name = options.name;
   LATHE_RETURN_IF_ERROR(DescribeFile(options.file).status());
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));

@@ -14,13 +14,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/base/machine_memory.h"
 #include "common/base/status.h"
 #include "common/config/environment.h"
 #include "common/metrics/metrics.h"
 #include "common/rpc/token.h"
 #include "worker/agent/agent.h"
 #include "worker/agent/grpc_coordinator_channel.h"
-#include "worker/agent/machine_memory.h"
 #include "worker/agent/metrics_probe.h"
 
 namespace lathe {
@@ -79,7 +79,7 @@ void FillDefaults(Flags& flags, const agent::WorkerRoot& root) {
   options.build = "0.1.0";
   options.cancel_grace = absl::Seconds(flags.cancel_grace_seconds);
   options.max_cache_bytes = static_cast<int64_t>(flags.cache_gib * (1 << 30));
-  options.memory_bytes = agent::MachineMemoryBytes();
+  options.memory_bytes = MachineMemoryBytes();
   options.base_environment = BaseEnvironment();
   if (options.name.empty()) options.name = absl::StrCat("w-", root.worker_id());
   if (options.program_folder.empty()) options.program_folder = ProgramFolder();

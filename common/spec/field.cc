@@ -45,7 +45,8 @@ const std::array kFields = {
     LATHE_FIELD("name", name, "name of the tuned model; chosen from data set and model when empty"),
     LATHE_FIELD("model", model, "name of an imported model (lathe models list)"),
     LATHE_FIELD("dataset", dataset, "name of an uploaded data set (lathe datasets list)"),
-    LATHE_FIELD("method", method, "sft, or qlora: the same over a base in 4 bits"),
+    LATHE_FIELD("method", method,
+                "sft: LoRA; qlora: the same over a base in 4 bits; full: all parameters"),
     LATHE_FIELD("base_dtype", base_dtype,
                 "f32 or bf16: how the base's matrices are held in memory"),
     LATHE_FIELD("lora.rank", lora.rank, "rank of the update matrices, 1 to 256"),
@@ -55,6 +56,8 @@ const std::array kFields = {
     LATHE_FIELD("lora.target_modules", lora.target_modules,
                 "all-linear, or a list such as q_proj,v_proj"),
     LATHE_FIELD("lora.dropout", lora.dropout, "0 to below 1, in training only"),
+    LATHE_FIELD("parent_model", parent_model,
+                "adapter over the model to go on from; its lora settings are taken over"),
     LATHE_FIELD("max_length", max_length, "tokens a row may have, 16 to 131072"),
     LATHE_FIELD("on_too_long", on_too_long,
                 "truncate_answer, drop or error; what happens is reported"),
@@ -67,7 +70,7 @@ const std::array kFields = {
                 "token budget of a packed micro-batch; 0: chosen by memory"),
     LATHE_FIELD("activation_checkpointing", activation_checkpointing,
                 "true: layers are computed again in backward; less memory, more time"),
-    LATHE_FIELD("learning_rate", learning_rate, "peak; 0: 3e-4 for LoRA"),
+    LATHE_FIELD("learning_rate", learning_rate, "peak; 0: 3e-4 for LoRA, 2e-5 for full"),
     LATHE_FIELD("schedule", schedule, "cosine, linear or constant"),
     LATHE_FIELD("warmup_ratio", warmup_ratio, "share of all steps, 0 to 1"),
     LATHE_FIELD("max_grad_norm", max_grad_norm, "gradients are clipped to this norm; 0: never"),
@@ -158,6 +161,7 @@ absl::Status SetJobField(JobSpec& spec, absl::string_view key, absl::string_view
         absl::StrCat(key, " is '", text.substr(0, 80), "'; must be ", TypeName(value)));
   }
   field->set(spec, value);
+  spec.given.insert(std::string(key));
   return absl::OkStatus();
 }
 

@@ -37,6 +37,16 @@ absl::Status ValidateLora(const LoraSpec& lora) {
   return absl::OkStatus();
 }
 
+absl::Status ValidateParent(const JobSpec& spec) {
+  if (spec.parent_model.empty()) return absl::OkStatus();
+  if (IsFullTuning(spec)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parent_model is '", spec.parent_model.substr(0, 80),
+        "'; method full starts from 'model' alone: name the model to tune further there"));
+  }
+  return ValidateName("parent_model", spec.parent_model);
+}
+
 absl::Status ValidateOptimizer(const JobSpec& spec) {
   LATHE_RETURN_IF_ERROR(InRange("learning_rate", spec.learning_rate, 0, 1));
   LATHE_RETURN_IF_ERROR(OneOf("schedule", spec.schedule, {"cosine", "linear", "constant"}));
@@ -54,9 +64,14 @@ absl::Status Validate(const JobSpec& spec) {
   if (!spec.name.empty()) LATHE_RETURN_IF_ERROR(ValidateName("name", spec.name));
   LATHE_RETURN_IF_ERROR(ValidateName("model", spec.model));
   LATHE_RETURN_IF_ERROR(ValidateName("dataset", spec.dataset));
-  LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft", "qlora"}));
+  LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft", "qlora", "full"}));
   LATHE_RETURN_IF_ERROR(OneOf("base_dtype", spec.base_dtype, {"f32", "bf16"}));
+  if (IsFullTuning(spec) && spec.base_dtype != "f32") {
+    return absl::InvalidArgumentError(absl::StrCat("base_dtype is '", spec.base_dtype,
+                                                   "'; with method full it must be f32"));
+  }
   LATHE_RETURN_IF_ERROR(ValidateLora(spec.lora));
+  LATHE_RETURN_IF_ERROR(ValidateParent(spec));
   LATHE_RETURN_IF_ERROR(InRange("max_length", spec.max_length, 16, 131072));
   LATHE_RETURN_IF_ERROR(
       OneOf("on_too_long", spec.on_too_long, {"truncate_answer", "drop", "error"}));
@@ -73,7 +88,7 @@ absl::Status Validate(const JobSpec& spec) {
 }
 
 JobSpec Resolve(JobSpec spec, const std::string& unique) {
-  if (spec.learning_rate == 0) spec.learning_rate = 3e-4;
+  if (spec.learning_rate == 0) spec.learning_rate = IsFullTuning(spec) ? 2e-5 : 3e-4;
   // A fixed number, not free memory: the content of micro-batches is part of the result and must
   // not depend on where the job happens to run.
   if (spec.micro_batch_tokens == 0) spec.micro_batch_tokens = std::max(512, spec.max_length / 4);

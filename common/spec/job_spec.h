@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -27,13 +28,15 @@ struct CheckpointSpec {
 };
 
 struct JobSpec {
-  std::string name;            // Name of the resulting model. Empty: <dataset>-<model>-<short id>.
-  std::string model;           // Name of an imported model.
-  std::string dataset;         // Name of an uploaded data set.
-  std::string method = "sft";  // sft | qlora: sft over a base in 4 bits.
+  std::string name;     // Name of the resulting model. Empty: <dataset>-<model>-<short id>.
+  std::string model;    // Name of an imported model.
+  std::string dataset;  // Name of an uploaded data set.
+  // sft: LoRA | qlora: the same over a base in 4 bits | full: every parameter is trained.
+  std::string method = "sft";
   std::string base_dtype = "f32";  // f32 | bf16: how the frozen matrices are held.
-  LoraSpec lora;
-  int max_length = 2048;                        // Tokens a row may have, [16, 131072].
+  LoraSpec lora;             // Of sft and qlora.
+  std::string parent_model;  // Adapter over `model` to go on from. Empty: a new one.
+  int max_length = 2048;     // Tokens a row may have, [16, 131072].
   std::string on_too_long = "truncate_answer";  // truncate_answer | drop | error.
   double validation_fraction = 0.1;             // [0, 0.5]. Ignored when rows carry "split".
   int64_t seed = 1;
@@ -42,7 +45,7 @@ struct JobSpec {
   int micro_batch_tokens =
       0;  // Token budget of one packed micro-batch, [16, 1048576]; 0: chosen by memory.
   bool activation_checkpointing = false;  // Layers are computed again in backward: less memory.
-  double learning_rate = 0;               // Peak, (0, 1]; 0: 3e-4 for LoRA.
+  double learning_rate = 0;               // Peak, (0, 1]; 0: 3e-4 for LoRA, 2e-5 for full.
   std::string schedule = "cosine";        // cosine | linear | constant.
   double warmup_ratio = 0.03;             // Share of all steps, [0, 1].
   double max_grad_norm = 1.0;             // 0: no clipping.
@@ -53,7 +56,16 @@ struct JobSpec {
   int ranks = 1;                          // Processes that train data-parallel, [1, 4096].
   CheckpointSpec checkpoint;
   int max_restarts = 5;  // Attempts after the first, [0, 100].
+
+  // Keys that the user has written, if only with the default's value (given.h). Not a field.
+  std::set<std::string> given = {};
 };
+
+inline bool IsFullTuning(const JobSpec& spec) { return spec.method == "full"; }
+// What the training makes: "model" or "adapter".
+inline const char* ResultKind(const JobSpec& spec) {
+  return IsFullTuning(spec) ? "model" : "adapter";
+}
 
 // Range and vocabulary of every field. InvalidArgument: "lora.rank is 0; must be in [1, 256]".
 absl::Status Validate(const JobSpec& spec);

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "common/spec/field.h"
+#include "common/spec/given.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/message.h"
 
@@ -86,13 +87,23 @@ bool ReadValue(const Place& place, FieldValue& value) {
   return true;
 }
 
+void Write(const Field& field, const JobSpec& spec, v1::JobSpec& proto) {
+  Message* parent = MutableParent(proto, field.key);
+  std::visit(Writer{parent, FindConst(proto, field.key).field}, field.get(spec));
+}
+
 }  // namespace
 
 v1::JobSpec ToProto(const JobSpec& spec) {
   v1::JobSpec proto;
+  for (const Field& field : JobFields()) Write(field, spec, proto);
+  return proto;
+}
+
+v1::JobSpec GivenToProto(const JobSpec& spec) {
+  v1::JobSpec proto;
   for (const Field& field : JobFields()) {
-    Message* parent = MutableParent(proto, field.key);
-    std::visit(Writer{parent, FindConst(proto, field.key).field}, field.get(spec));
+    if (IsGiven(field, spec)) Write(field, spec, proto);
   }
   return proto;
 }
@@ -104,7 +115,9 @@ absl::StatusOr<JobSpec> FromProto(const v1::JobSpec& proto) {
     if (place.field == nullptr)
       return absl::InternalError(absl::StrCat("lathe.v1.JobSpec lacks ", field.key));
     FieldValue value;
-    if (ReadValue(place, value)) field.set(spec, value);
+    if (!ReadValue(place, value)) continue;
+    field.set(spec, value);
+    spec.given.insert(std::string(field.key));
   }
   return spec;
 }

@@ -11,9 +11,11 @@ namespace lathe {
 
 // Every field set.
 v1::JobSpec ToProto(const JobSpec& spec);
+// Only what the user has set (common/spec/given.h): as a client sends it.
+v1::JobSpec GivenToProto(const JobSpec& spec);
 
-// Absent fields keep their default; an empty list counts as absent. Ranges are not checked: see
-// Validate().
+// Absent fields keep their default, the others are `given`; an empty list counts as absent. Ranges
+// are not checked: see Validate().
 absl::StatusOr<JobSpec> FromProto(const v1::JobSpec& proto);
 
 }  // namespace lathe

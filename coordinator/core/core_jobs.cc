@@ -16,6 +16,24 @@ Gang GangFor(const Job& job) {
   return {{{.role = kStageTrain, .ranks = job.spec.ranks}}};
 }
 
+// With method full a model of its own, else an adapter over the job's model.
+Model ResultOf(const Job& job, const Ended& ended, absl::Time now) {
+  const bool full = IsFullTuning(job.spec);
+  return {.name = job.spec.name,
+          .project = job.project,
+          .kind = full ? ModelKind::kBase : ModelKind::kAdapter,
+          .architecture = job.base.architecture,
+          .parameters = job.trained_parameters,
+          .files = ended.outputs,
+          .base_model = full ? "" : job.spec.model,
+          .job_id = job.id.value(),
+          .method = job.spec.method,
+          .parent_model = full ? job.spec.model : job.spec.parent_model,
+          .parity = ended.parity,
+          .create_time = now,
+          .template_sha256 = job.base.template_sha256};
+}
+
 std::string Describe(const Placement& placement, const Job& job, const Fleet& fleet) {
   if (job.stage == kStagePrepare) {
     return absl::StrCat("prepare starts on ", fleet.NameOf(placement.workers[0]));
@@ -304,34 +322,24 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
     }
     Fail(run,
          {.cause = EndCause::kBug,
-          .message = absl::StrCat("adapters of the ranks differ: rank 0 has sha256 '",
+          .message = absl::StrCat("results of the ranks differ: rank 0 has sha256 '",
                                   outcomes[0].adapter_sha256, "', rank ", rank, " '",
                                   outcomes[rank].adapter_sha256, "'")},
          now, out);
     return;
   }
   if (outcomes[0].outputs.empty()) {
-    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without an adapter"}, now, out);
+    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without a result"}, now, out);
     return;
   }
   if (!outcomes[0].parity.has_value()) {
-    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without verifying its adapter"},
+    Fail(run, {.cause = EndCause::kBug, .message = "rank 0 ended without verifying its result"},
          now, out);
     return;
   }
   run.job.result_model = run.job.spec.name;
   run.job.trained_parameters = outcomes[0].trained_parameters;
-  const Model model{.name = run.job.spec.name,
-                    .project = run.job.project,
-                    .kind = ModelKind::kAdapter,
-                    .architecture = run.job.base.architecture,
-                    .parameters = run.job.trained_parameters,
-                    .files = outcomes[0].outputs,
-                    .base_model = run.job.spec.model,
-                    .job_id = run.job.id.value(),
-                    .create_time = now,
-                    .template_sha256 = run.job.base.template_sha256,
-                    .parity = outcomes[0].parity};
+  const Model model = ResultOf(run.job, outcomes[0], now);
   Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
   out.changes.back().model = model;
 }

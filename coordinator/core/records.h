@@ -38,6 +38,12 @@ struct BaseModel {
   FileTree files = {};
 };
 
+// The adapter that a job goes on from, as it was when the job was made.
+struct ParentAdapter {
+  std::string sha256 = {};  // Of adapter_model.safetensors. Empty: there is no parent.
+  FileTree files = {};
+};
+
 inline constexpr char kStagePrepare[] = "prepare";
 inline constexpr char kStageTrain[] = "train";
 
@@ -63,11 +69,12 @@ struct Job {
   BlobRef dataset_blob = {};
   std::string dataset_format = {};
   BaseModel base = {};
+  ParentAdapter parent = {};
   std::string shard_key = {};  // What prepare makes is kept under it.
   std::optional<Evaluation> evaluation_before;
   std::optional<Evaluation> evaluation_after;
   std::string result_model = {};
-  std::vector<std::string> adapter_sha256;  // By rank.
+  std::vector<std::string> adapter_sha256;  // By rank; of a whole model with method full.
   int64_t trained_parameters = 0;           // Of rank 0; 0 until it has trained.
 };
 
@@ -107,10 +114,13 @@ struct Model {
   int64_t parameters = 0;
   FileTree files = {};
   std::string base_model = {};  // Of an adapter.
-  std::string job_id = {};      // Of an adapter.
+  // Of a model that a job made: the others are imported.
+  std::string job_id = {};
+  std::string method = {};        // Of the job: "sft", "qlora", "full".
+  std::string parent_model = {};  // What training started from, if that was not the base alone.
+  std::optional<Parity> parity = {};
   absl::Time create_time = absl::UnixEpoch();
   std::string template_sha256 = {};
-  std::optional<Parity> parity = {};  // Of an adapter.
 };
 
 // One training step as it was reported; the payload is opaque here.

@@ -143,6 +143,7 @@ v1::Job ToProto(const Job& job, const StepRecord* last_step) {
   for (const std::string& sha256 : job.adapter_sha256) proto.add_adapter_sha256(sha256);
   proto.set_trained_parameters(job.trained_parameters);
   proto.set_base_parameters(job.base.parameters);
+  proto.set_parent_sha256(job.parent.sha256);
   proto.set_spec_version(job.spec_version);
   proto.set_request_id(job.request_id);
   return proto;
@@ -178,6 +179,8 @@ v1::Model ToProto(const Model& model) {
   *proto.mutable_files() = ToProto(model.files);
   proto.set_base_model(model.base_model);
   proto.set_job_id(model.job_id);
+  proto.set_method(model.method);
+  proto.set_parent_model(model.parent_model);
   *proto.mutable_create_time() = ToProto(model.create_time);
   proto.set_template_sha256(model.template_sha256);
   if (model.parity.has_value()) *proto.mutable_parity() = ToProto(*model.parity);

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/spec/given.h"
 #include "coordinator/service/convert.h"
 
 // Jobs, names, and what follows from a decision. Agents, errands and chats: coordinator_fleet.cc.
@@ -35,8 +36,7 @@ Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& bl
       on_fatal_(std::move(on_fatal)),
       core_(options_.core),
       deployments_(options_.chat_idle_timeout),
-      loop_(
-          clock, [this] { return NextDeadline(); }, [this] { OnDeadline(); }) {}
+      loop_(clock, [this] { return NextDeadline(); }, [this] { OnDeadline(); }) {}
 
 Coordinator::~Coordinator() { Stop(); }
 
@@ -134,6 +134,7 @@ absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
                                                  " with another spec; make a new one per job"));
   }
   LATHE_RETURN_IF_ERROR(Validate(spec));
+  LATHE_RETURN_IF_ERROR(CheckGiven(spec));
   job.id = JobId::New();
   job.spec = Resolve(std::move(spec), job.id.value().substr(job.id.value().size() - 6));
   LATHE_RETURN_IF_ERROR(Validate(job.spec));
@@ -141,6 +142,7 @@ absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
   job.request_sha256 = request_sha256;
   job.create_time = clock_.Now();
   LATHE_RETURN_IF_ERROR(ResolveNames(job));
+  LATHE_RETURN_IF_ERROR(ResolveParent(job));
   LATHE_RETURN_IF_ERROR(core_.CanAdd(job));
   job.shard_key = ShardKey(job);
   job.last_sequence = 1;
@@ -176,6 +178,30 @@ absl::Status Coordinator::ResolveNames(Job& job) {
               .parameters = model.parameters,
               .template_sha256 = model.template_sha256,
               .files = model.files};
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::ResolveParent(Job& job) {
+  const std::string& name = job.spec.parent_model;
+  if (name.empty()) return absl::OkStatus();
+  auto parent = store_.GetModel(name);
+  if (!parent.ok()) return Annotate(parent.status(), "parent_model");
+  if (parent->kind != ModelKind::kAdapter) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parent_model is '", name, "', a whole model; must be an adapter: to tune '",
+                     name, "' further name it as model"));
+  }
+  if (parent->base_model != job.spec.model) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("parent_model is '", name, "', an adapter over '", parent->base_model,
+                     "'; model is '", job.spec.model, "', must be the same"));
+  }
+  LATHE_ASSIGN_OR_RETURN(const Job made_by, store_.GetJob(JobId(parent->job_id)));
+  LATHE_RETURN_IF_ERROR(TakeOverLora(made_by.spec.lora, job.spec));
+  for (const FileRef& file : parent->files) {
+    if (file.path == "adapter_model.safetensors") job.parent.sha256 = file.blob.sha256;
+  }
+  job.parent.files = std::move(parent->files);
   return absl::OkStatus();
 }
 
@@ -287,7 +313,7 @@ absl::Status Coordinator::DeleteModel(const std::string& name) {
 absl::Status Coordinator::DeleteModelOnLoop(const std::string& name) {
   LATHE_ASSIGN_OR_RETURN(const Model model, store_.GetModel(name));
   for (const Job* job : core_.UnfinishedJobs()) {
-    if (job->spec.model != name) continue;
+    if (job->spec.model != name && job->spec.parent_model != name) continue;
     return absl::FailedPreconditionError(absl::StrCat("model '", name, "': ", job->id.value(),
                                                       " uses it; wait, or cancel that job"));
   }

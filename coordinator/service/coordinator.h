@@ -139,6 +139,7 @@ class Coordinator {
   absl::StatusOr<Job> CreateJobOnLoop(const std::string& request_id,
                                       const std::string& request_sha256, JobSpec spec);
   absl::Status ResolveNames(Job& job);
+  absl::Status ResolveParent(Job& job);
   absl::StatusOr<Job> CancelJobOnLoop(const JobId& id);
   absl::Status CheckModelNameOnLoop(const std::string& name);
   absl::Status CheckBlobs(const FileTree& tree) const;

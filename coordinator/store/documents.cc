@@ -194,6 +194,9 @@ std::string JobToJson(const Job& job) {
                {"result_model", job.result_model},
                {"adapter_sha256", job.adapter_sha256},
                {"trained_parameters", job.trained_parameters}};
+  if (!job.parent.sha256.empty()) {
+    json["parent"] = {{"sha256", job.parent.sha256}, {"files", ToJson(job.parent.files)}};
+  }
   if (job.start_time.has_value()) json["start_time"] = ToJson(*job.start_time);
   if (job.end_time.has_value()) json["end_time"] = ToJson(*job.end_time);
   if (job.evaluation_before.has_value()) json["evaluation_before"] = ToJson(*job.evaluation_before);
@@ -219,6 +222,10 @@ absl::Status JobFromJson(const std::string& text, Job& job) {
   job.dataset_blob = BlobFromJson(json.value("dataset_blob", Json::object()));
   Read(json, "dataset_format", job.dataset_format);
   job.base = BaseFrom(json.value("base", Json::object()));
+  if (const Json parent = json.value("parent", Json()); parent.is_object()) {
+    Read(parent, "sha256", job.parent.sha256);
+    job.parent.files = TreeFrom(parent.value("files", Json::array()));
+  }
   Read(json, "shard_key", job.shard_key);
   Read(json, "result_model", job.result_model);
   FieldReader{json.value("adapter_sha256", Json::array())}(job.adapter_sha256);
@@ -262,6 +269,8 @@ std::string ModelToJson(const Model& model) {
                {"files", ToJson(model.files)},
                {"base_model", model.base_model},
                {"job_id", model.job_id},
+               {"method", model.method},
+               {"parent_model", model.parent_model},
                {"create_time", ToJson(model.create_time)},
                {"template_sha256", model.template_sha256}};
   if (model.parity.has_value()) json["parity"] = ToJson(*model.parity);
@@ -281,6 +290,8 @@ absl::StatusOr<Model> ModelFromJson(const std::string& text) {
   model.files = TreeFrom(json.value("files", Json::array()));
   Read(json, "base_model", model.base_model);
   Read(json, "job_id", model.job_id);
+  Read(json, "method", model.method);
+  Read(json, "parent_model", model.parent_model);
   model.create_time = TimeFrom(json.value("create_time", Json()));
   Read(json, "template_sha256", model.template_sha256);
   if (json.contains("parity")) model.parity = ParityFrom(json["parity"]);

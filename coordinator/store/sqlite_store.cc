@@ -388,6 +388,7 @@ absl::StatusOr<std::set<std::string>> SqliteStore::ReferencedBlobs() {
   for (const Job& job : jobs) {
     blobs.insert(job.dataset_blob.sha256);
     add(job.base.files);
+    add(job.parent.files);
   }
   return blobs;
 }

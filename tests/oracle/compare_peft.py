@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Compares what `lathe-trainer probe` wrote with PEFT over the same base and adapter.
+"""Compares what `lathe-trainer probe` wrote with PEFT over the same base and adapter, or with
+transformers over a whole model alone.
 
 usage: compare_peft.py --base DIR --write-prompts FILE.json
-       compare_peft.py --base DIR --adapter DIR --prompts FILE.json --ours DIR
+       compare_peft.py --base DIR [--adapter DIR] --prompts FILE.json --ours DIR
 Exit code 1: a logit differs by more than 1e-4, a greedy text differs, or fewer than 8 in 10 texts
 differ from the base's. README.md here has the layout. Needs torch, transformers, peft.
 """
@@ -100,21 +101,24 @@ def main():
     args = parser.parse_args()
     if args.write_prompts:
         return write_prompts(args.base, args.write_prompts)
-    if not (args.adapter and args.prompts and args.ours):
-        parser.error("--adapter, --prompts and --ours are needed")
+    if not (args.prompts and args.ours):
+        parser.error("--prompts and --ours are needed")
     asked = json.loads(args.prompts.read_text())
     prompts, count = asked["prompts"], asked["max_new_tokens"]
     logits = load_file(args.ours / "logits.safetensors")
     texts = json.loads((args.ours / "greedy.json").read_text())
     ends = end_ids(args.base)
     good = True
-    for name, tensors, adapter in (("adapter", "prompt", args.adapter), ("base", "base", None)):
+    sides = [("adapter", "prompt", args.adapter)] if args.adapter else []
+    for name, tensors, adapter in [*sides, ("base", "base", None)]:
         model = oracle.load(args.base, adapter)
         good &= compare_logits(model, prompts, logits, tensors) <= LIMIT
         good &= compare_texts(model, prompts, count, texts[name], ends, name) == len(prompts)
-    differ = sum(answer(a, ends) != answer(b, ends) for a, b in zip(texts["adapter"], texts["base"]))
-    print(f"{differ} of {len(prompts)} texts differ from the base's")
-    good &= differ >= 0.8 * len(prompts)
+    if args.adapter:
+        pairs = zip(texts["adapter"], texts["base"])
+        differ = sum(answer(a, ends) != answer(b, ends) for a, b in pairs)
+        print(f"{differ} of {len(prompts)} texts differ from the base's")
+        good &= differ >= 0.8 * len(prompts)
     print("equal" if good else "different")
     sys.exit(0 if good else 1)
 

@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/machine_memory.h"
 #include "common/base/status.h"
-#include "worker/agent/machine_memory.h"
 #include "worker/agent/text_line.h"
 
 namespace lathe::agent {

@@ -21,9 +21,9 @@ struct MergeOptions {
 // other files are taken over. Memory: the adapter and one row; all tensors lie in mapped files.
 // Source: peft:src/peft/tuners/lora, Linear.merge and DoraLinearVariant.merge_safe.
 //
-// `base_dir` is a canonical folder, `adapter_dir` a PEFT folder, `output` new or empty: filled as a
-// whole or not at all. InvalidArgument: a tensor does not fit the base, or a merged value is not
-// finite. `progress` (may be null) gets a line now and then.
+// `base_dir` is a canonical folder, `adapter_dir` a PEFT folder or empty for the base alone,
+// `output` new or empty: filled as a whole or not at all. InvalidArgument: a tensor does not fit
+// the base, or a merged value is not finite. `progress` (may be null) gets a line now and then.
 absl::Status MergeAdapter(const std::filesystem::path& base_dir,
                           const std::filesystem::path& adapter_dir,
                           const std::filesystem::path& output, const MergeOptions& options,

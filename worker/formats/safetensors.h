@@ -73,6 +73,9 @@ class SafetensorsWriter {
   uint64_t num_bytes_left_ = 0;
 };
 
+// Of the file that WriteSafetensors makes of the tensors, without making it.
+absl::StatusOr<std::string> Sha256OfSafetensors(const std::vector<TensorView>& tensors);
+
 // Atomically, in the given order, data 64-byte aligned, with metadata {"format":"pt"}.
 absl::Status WriteSafetensors(const std::filesystem::path& path,
                               const std::vector<TensorView>& tensors);

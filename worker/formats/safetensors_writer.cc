@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "worker/formats/safetensors.h"
 #include "worker/formats/strict_json.h"
@@ -90,19 +91,38 @@ absl::Status SafetensorsWriter::Finish() {
   return file_.Publish();
 }
 
-absl::Status WriteSafetensors(const std::filesystem::path& path,
-                              const std::vector<TensorView>& tensors) {
+namespace {
+
+absl::StatusOr<std::vector<TensorSpec>> SpecsOf(const std::vector<TensorView>& tensors) {
   std::vector<TensorSpec> specs;
   for (const TensorView& tensor : tensors) {
     specs.push_back({tensor.name, tensor.dtype, tensor.shape});
-    auto expected = BytesOf(specs.back());
-    if (!expected.ok()) return expected.status();
-    if (*expected != tensor.bytes.size()) {
-      return absl::InvalidArgumentError(absl::StrCat(path.string(), ": tensor '", tensor.name,
-                                                     "' has ", tensor.bytes.size(),
-                                                     " bytes; its shape needs ", *expected));
-    }
+    LATHE_ASSIGN_OR_RETURN(const uint64_t expected, BytesOf(specs.back()));
+    if (expected == tensor.bytes.size()) continue;
+    return absl::InvalidArgumentError(absl::StrCat("tensor '", tensor.name, "' has ",
+                                                   tensor.bytes.size(), " bytes; its shape needs ",
+                                                   expected));
   }
+  return specs;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> Sha256OfSafetensors(const std::vector<TensorView>& tensors) {
+  LATHE_ASSIGN_OR_RETURN(const std::vector<TensorSpec> specs, SpecsOf(tensors));
+  uint64_t total = 0;
+  LATHE_ASSIGN_OR_RETURN(const std::string header, MakeHeader(specs, total));
+  Sha256 hash;
+  hash.Update(header);
+  for (const TensorView& tensor : tensors) hash.Update(tensor.bytes);
+  return hash.FinishHex();
+}
+
+absl::Status WriteSafetensors(const std::filesystem::path& path,
+                              const std::vector<TensorView>& tensors) {
+  auto checked = SpecsOf(tensors);
+  if (!checked.ok()) return Annotate(checked.status(), path.string());
+  const std::vector<TensorSpec>& specs = *checked;
   LATHE_ASSIGN_OR_RETURN(SafetensorsWriter writer, SafetensorsWriter::Create(path, specs));
   for (const TensorView& tensor : tensors) LATHE_RETURN_IF_ERROR(writer.Append(tensor.bytes));
   return writer.Finish();

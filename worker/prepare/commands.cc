@@ -148,9 +148,6 @@ absl::Status Merge(const Arguments& arguments) {
         .type = arguments.gguf == "f16" ? GgmlType::kF16 : GgmlType::kQ8_0, .name = arguments.name};
     return ExportGguf(arguments.model, arguments.adapter, arguments.out, options, progress);
   }
-  if (arguments.adapter.empty()) {
-    return absl::InvalidArgumentError("--adapter is missing; only --gguf goes without");
-  }
   const MergeOptions options = {.dtype = arguments.dtype == "f32"   ? Dtype::kF32
                                          : arguments.dtype == "f16" ? Dtype::kF16
                                                                     : Dtype::kBf16,
@@ -206,7 +203,7 @@ void AddCommands(CLI::App& app, int& exit_code) {
   CLI::App* merge =
       AddCommand(app, "merge", "write base and adapter as one model", Merge, arguments, exit_code);
   merge->add_option("--base", arguments->model, model_help)->required();
-  merge->add_option("--adapter", arguments->adapter, "PEFT folder");
+  merge->add_option("--adapter", arguments->adapter, "PEFT folder; default: the base alone");
   merge->add_option("--out", arguments->out, "new Hugging Face folder, or FILE.gguf")->required();
   CLI::Option* dtype =
       merge->add_option("--dtype", arguments->dtype, "of the weights: f32, bf16 or f16");

@@ -95,18 +95,24 @@ absl::Status Answer(const AnswerCommand& command) {
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(request.base_storage));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
                          CausalLm::Load(request.model_dir, {.storage = storage}));
+  if (request.adapter_dir.empty()) {
+    return WriteAnswers(AnswerCanary(*model, canary.rows, ""), command.output);
+  }
   LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, request.adapter_dir));
   return WriteAnswers(AnswerCanary(*model, canary.rows, kAdapter), command.output);
 }
 
 std::vector<std::string> Arguments(const AnswerRequest& request, const fs::path& output) {
-  return {"answer",
-          absl::StrCat("--model=", request.model_dir.string()),
-          absl::StrCat("--shards=", request.shard_dir.string()),
-          absl::StrCat("--adapter=", request.adapter_dir.string()),
-          absl::StrCat("--base-storage=", request.base_storage),
-          absl::StrCat("--threads=", request.threads),
-          absl::StrCat("--out=", output.string())};
+  std::vector<std::string> arguments = {"answer",
+                                        absl::StrCat("--model=", request.model_dir.string()),
+                                        absl::StrCat("--shards=", request.shard_dir.string()),
+                                        absl::StrCat("--base-storage=", request.base_storage),
+                                        absl::StrCat("--threads=", request.threads),
+                                        absl::StrCat("--out=", output.string())};
+  if (!request.adapter_dir.empty()) {
+    arguments.push_back(absl::StrCat("--adapter=", request.adapter_dir.string()));
+  }
+  return arguments;
 }
 
 }  // namespace

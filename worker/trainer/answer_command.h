@@ -11,9 +11,9 @@ namespace lathe {
 
 // What a fresh process loads, all from files.
 struct AnswerRequest {
-  std::filesystem::path model_dir;    // Canonical folder.
+  std::filesystem::path model_dir;    // Canonical folder: the base, or what was trained.
   std::filesystem::path shard_dir;    // The canary is made of its rows again.
-  std::filesystem::path adapter_dir;  // PEFT folder.
+  std::filesystem::path adapter_dir;  // PEFT folder. Empty: model_dir itself is the export.
   std::string base_storage = "f32";   // BaseStorageOf() of the job.
   int threads = 1;                    // As many as the other side has: the bits depend on it.
 };

@@ -84,7 +84,7 @@ absl::StatusOr<std::vector<int64_t>> EndIds(const std::filesystem::path& model_d
   return ids;
 }
 
-absl::Status WriteLogits(CausalLm& model, const Prompts& prompts,
+absl::Status WriteLogits(CausalLm& model, const Prompts& prompts, bool has_adapter,
                          const std::filesystem::path& path) {
   std::vector<at::Tensor> kept;
   std::vector<TensorView> views;
@@ -99,17 +99,18 @@ absl::Status WriteLogits(CausalLm& model, const Prompts& prompts,
          .bytes = {static_cast<const char*>(logits_TV.const_data_ptr()), logits_TV.nbytes()}});
   };
   for (size_t i = 0; i < prompts.prompts.size(); ++i) {
-    add(absl::StrCat("prompt.", i), prompts.prompts[i], kAdapter);
+    if (has_adapter) add(absl::StrCat("prompt.", i), prompts.prompts[i], kAdapter);
     add(absl::StrCat("base.", i), prompts.prompts[i], "");
   }
   return WriteSafetensors(path, views);
 }
 
 absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOptions& options,
-                         const std::filesystem::path& path) {
-  nlohmann::json json = {{"adapter", nlohmann::json::array()}, {"base", nlohmann::json::array()}};
+                         bool has_adapter, const std::filesystem::path& path) {
+  nlohmann::json json = {{"base", nlohmann::json::array()}};
+  if (has_adapter) json["adapter"] = nlohmann::json::array();
   for (const std::vector<int32_t>& prompt : prompts.prompts) {
-    json["adapter"].push_back(GreedyIds(model, prompt, options, kAdapter));
+    if (has_adapter) json["adapter"].push_back(GreedyIds(model, prompt, options, kAdapter));
     json["base"].push_back(GreedyIds(model, prompt, options, ""));
   }
   return WriteFileAtomically(path, json.dump() + "\n");
@@ -123,12 +124,14 @@ absl::Status Probe(const ProbeCommand& command) {
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(command.base_storage));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
                          CausalLm::Load(command.model_dir, {.storage = storage}));
-  LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
+  const bool has_adapter = !command.adapter_dir.empty();
+  if (has_adapter) LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));
-  LATHE_RETURN_IF_ERROR(WriteLogits(*model, prompts, command.output_dir / "logits.safetensors"));
+  LATHE_RETURN_IF_ERROR(
+      WriteLogits(*model, prompts, has_adapter, command.output_dir / "logits.safetensors"));
   const GreedyOptions greedy{.max_new_tokens = prompts.max_new_tokens,
                              .end_ids = std::move(end_ids)};
-  return WriteGreedy(*model, prompts, greedy, command.output_dir / "greedy.json");
+  return WriteGreedy(*model, prompts, greedy, has_adapter, command.output_dir / "greedy.json");
 }
 
 }  // namespace

@@ -49,12 +49,14 @@ absl::Status Train(const RankCommand& command) {
   const TrainTask task{.model_dir = command.model_dir,
                        .shard_dir = command.shard_dir,
                        .output_dir = command.output_dir,
+                       .parent_dir = command.parent_dir,
                        .spec = std::move(spec),
                        .threads = command.threads,
                        .join = [&] { return Join(command); }};
   const std::unique_ptr<TrainObserver> observer = MakeObserver(command.rank);
   LATHE_ASSIGN_OR_RETURN(const TrainResult result, RunTrainTask(task, *observer, {}));
-  absl::PrintF("rank %d: adapter sha256 %s\n", command.rank, result.adapter_sha256);
+  absl::PrintF("rank %d: %s sha256 %s\n", command.rank, ResultKind(task.spec),
+               result.adapter_sha256);
   return absl::OkStatus();
 }
 

@@ -15,6 +15,7 @@ struct RankCommand {
   std::filesystem::path model_dir;
   std::filesystem::path shard_dir;
   std::filesystem::path output_dir;
+  std::filesystem::path parent_dir;  // TrainTask.
   int rank = 0;
   int world_size = 1;
   std::string host = "127.0.0.1";  // Of rank 0.

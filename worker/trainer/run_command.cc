@@ -1,6 +1,7 @@
 #include "worker/trainer/run_command.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -12,9 +13,11 @@
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "common/config/job_file.h"
+#include "common/spec/given.h"
 #include "worker/data/dataset.h"
 #include "worker/engine/dist/communicator_gloo.h"
 #include "worker/formats/import.h"
+#include "worker/formats/peft.h"
 #include "worker/text/text_model.h"
 #include "worker/trainer/child_processes.h"
 
@@ -25,6 +28,7 @@ namespace fs = std::filesystem;
 
 // How long the ranks that are left may take to notice that one is gone.
 constexpr absl::Duration kGrace = absl::Seconds(10);
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
 // One run: where its files are and how its ranks are started.
 struct Run {
@@ -68,18 +72,20 @@ std::vector<std::string> RankArguments(const Run& run, int rank, int64_t attempt
   const auto arg = [](const char* name, const auto& value) {
     return absl::StrCat("--", name, "=", value);
   };
-  return {"rank",
-          arg("job", run.job_file().string()),
-          arg("base-model", run.plan.model.string()),
-          arg("model", run.model_dir().string()),
-          arg("shards", run.shard_dir().string()),
-          arg("out", run.output.string()),
-          arg("rank", rank),
-          arg("world-size", run.plan.spec.ranks),
-          arg("port", rendezvous.port),
-          arg("listen-fd", rank == 0 ? rendezvous.fd.get() : -1),
-          arg("attempt", attempt),
-          arg("threads", run.threads)};
+  std::vector<std::string> arguments = {"rank",
+                                        arg("job", run.job_file().string()),
+                                        arg("base-model", run.plan.model.string()),
+                                        arg("model", run.model_dir().string()),
+                                        arg("shards", run.shard_dir().string()),
+                                        arg("out", run.output.string()),
+                                        arg("rank", rank),
+                                        arg("world-size", run.plan.spec.ranks),
+                                        arg("port", rendezvous.port),
+                                        arg("listen-fd", rank == 0 ? rendezvous.fd.get() : -1),
+                                        arg("attempt", attempt),
+                                        arg("threads", run.threads)};
+  if (!run.plan.parent.empty()) arguments.push_back(arg("parent", run.plan.parent.string()));
+  return arguments;
 }
 
 // The one to blame: a rank that lost its peers is a witness.
@@ -130,6 +136,35 @@ absl::Status Train(const Run& run) {
   }
 }
 
+// Without the service nobody knows over which weights an adapter was made, only its own word.
+absl::Status TakeOverParent(RunPlan& plan) {
+  if (plan.parent.empty()) return absl::OkStatus();
+  const fs::path file = plan.parent / "adapter_config.json";
+  std::error_code error;
+  if (!fs::exists(file, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "parent_model is '", plan.parent.string(),
+        "', which has no adapter_config.json; must be a PEFT folder: to tune a whole model "
+        "further name it as model"));
+  }
+  LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kMaxConfigBytes));
+  auto parent = ParseAdapterConfig(text);
+  if (!parent.ok()) return Annotate(parent.status(), "parent_model");
+  if (parent->base_model != plan.model.string()) {
+    LogWarning(absl::StrCat("parent_model was made over '", parent->base_model.substr(0, 200),
+                            "', this job's model is '", plan.model.string(),
+                            "': their weights must be the same"));
+  }
+  const LoraSpec lora{.rank = static_cast<int>(std::min<int64_t>(parent->rank, INT32_MAX)),
+                      .alpha = parent->alpha,
+                      .rslora = parent->rslora,
+                      .dora = parent->dora,
+                      .target_modules = parent->target_modules,
+                      .dropout = parent->dropout};
+  LATHE_RETURN_IF_ERROR(TakeOverLora(lora, plan.spec));
+  return Validate(plan.spec);
+}
+
 int ThreadsPerRank(const RunCommand& command, int ranks) {
   if (command.threads > 0) return command.threads;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()) / ranks);
@@ -148,6 +183,7 @@ absl::Status CheckOutput(const fs::path& output) {
 absl::Status RunRunCommand(const RunCommand& command) {
   LATHE_ASSIGN_OR_RETURN(JobSpec spec, LoadJobFile(command.job_file));
   LATHE_ASSIGN_OR_RETURN(RunPlan plan, PlanRun(std::move(spec), command.ranks));
+  LATHE_RETURN_IF_ERROR(TakeOverParent(plan));
   const fs::path output =
       command.output_dir.empty() ? fs::path(plan.spec.name) : command.output_dir;
   // Now, not after the training.
@@ -159,7 +195,7 @@ absl::Status RunRunCommand(const RunCommand& command) {
   LATHE_RETURN_IF_ERROR(Import(run));
   LATHE_RETURN_IF_ERROR(Prepare(run));
   LATHE_RETURN_IF_ERROR(Train(run));
-  Say(absl::StrCat("adapter: ", output.string()));
+  Say(absl::StrCat(ResultKind(run.plan.spec), ": ", output.string()));
   return absl::OkStatus();
 }
 

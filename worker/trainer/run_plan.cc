@@ -7,6 +7,7 @@
 #include "common/base/id.h"
 #include "common/base/status.h"
 #include "common/spec/field.h"
+#include "common/spec/given.h"
 #include "nlohmann/json.hpp"
 #include "worker/trainer/run_command.h"
 
@@ -50,10 +51,15 @@ absl::StatusOr<RunPlan> PlanRun(JobSpec spec, std::optional<int> ranks) {
   RunPlan plan;
   LATHE_ASSIGN_OR_RETURN(plan.model, FindPath("model", spec.model));
   LATHE_ASSIGN_OR_RETURN(plan.dataset, FindPath("dataset", spec.dataset));
+  if (!spec.parent_model.empty()) {
+    LATHE_ASSIGN_OR_RETURN(plan.parent, FindPath("parent_model", spec.parent_model));
+    spec.parent_model = NameFrom(plan.parent);
+  }
   spec.model = NameFrom(plan.model);
   spec.dataset = NameFrom(plan.dataset);
   if (ranks) spec.ranks = *ranks;
   LATHE_RETURN_IF_ERROR(Validate(spec));
+  LATHE_RETURN_IF_ERROR(CheckGiven(spec));
   const std::string ulid = NewUlid();
   plan.spec = Resolve(std::move(spec), ulid.substr(ulid.size() - 6));
   return plan;

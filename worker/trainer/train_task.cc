@@ -4,6 +4,8 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 #include <system_error>
 #include <utility>
 #include <vector>
@@ -11,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/base/human.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/data/shard.h"
@@ -18,12 +21,17 @@
 #include "worker/engine/eval/held_out.h"
 #include "worker/engine/model/causal_lm_tensors.h"
 #include "worker/engine/train/trainer.h"
+#include "worker/formats/model_config.h"
 #include "worker/trainer/adapter_export.h"
+#include "worker/trainer/model_export.h"
 
 namespace lathe {
 namespace {
 
 constexpr char kAdapter[] = "trained";
+constexpr char kParent[] = "parent";
+// Of full tuning: a parameter, its gradient and AdamW's two moments, in 32-bit floats.
+constexpr int64_t kBytesPerParameter = 16;
 
 LoraOptions LoraOf(const LoraSpec& spec) {
   return {.rank = spec.rank,
@@ -34,25 +42,78 @@ LoraOptions LoraOf(const LoraSpec& spec) {
           .target_modules = spec.target_modules};
 }
 
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task) {
-  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(BaseStorageOf(task.spec)));
-  return CausalLm::Load(
-      task.model_dir,
-      {.storage = storage, .activation_checkpointing = task.spec.activation_checkpointing});
-}
-
 absl::StatusOr<Shard> OpenShard(const std::filesystem::path& dir, const char* name) {
   absl::StatusOr<Shard> shard = Shard::Open(dir / name);
   if (!shard.ok()) return Annotate(shard.status(), name);
   return shard;
 }
 
+int64_t NumParameters(const ModelConfig& config) {
+  int64_t count = 0;
+  for (const ParameterSpec& spec : ParameterSpecs(config)) {
+    count += std::accumulate(spec.shape.begin(), spec.shape.end(), int64_t{1}, std::multiplies<>());
+  }
+  return count;
+}
+
+// Before gigabytes are read. Activations come on top.
+absl::Status CheckMemory(const TrainTask& task) {
+  LATHE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(task.model_dir));
+  const int64_t needed = NumParameters(config) * kBytesPerParameter;
+  if (task.machine_memory_bytes == 0 || needed <= task.machine_memory_bytes) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "method full needs ", HumanBytes(needed), " for ", NumParameters(config), " parameters (",
+      kBytesPerParameter, " bytes each) and memory for activations; this machine has ",
+      HumanBytes(task.machine_memory_bytes), ": use method sft or qlora, or a larger machine"));
+}
+
+// Puts the parent's tensors in the place of a new adapter's: they start from the same bytes.
+absl::Status StartFromParent(CausalLm& model, const std::filesystem::path& dir) {
+  LATHE_RETURN_IF_ERROR(Annotate(model.LoadAdapter(kParent, dir), "parent_model"));
+  const std::vector<AdapterTensor> parent = model.AdapterTensors(kParent);
+  const std::vector<AdapterTensor> own = model.AdapterTensors(kAdapter);
+  const bool same =
+      model.GetAdapterConfig(kParent).Scale() == model.GetAdapterConfig(kAdapter).Scale() &&
+      std::equal(parent.begin(), parent.end(), own.begin(), own.end(),
+                 [](const AdapterTensor& a, const AdapterTensor& b) {
+                   return a.name == b.name && a.tensor.sizes() == b.tensor.sizes();
+                 });
+  if (!same) {
+    return absl::InvalidArgumentError(
+        "parent_model: its adapter has another rank, scale or other target modules than the job");
+  }
+  const at::NoGradGuard no_grad;
+  for (size_t i = 0; i < own.size(); ++i) own[i].tensor.copy_(parent[i].tensor);
+  model.RemoveAdapter(kParent);
+  return absl::OkStatus();
+}
+
 // What lives through the whole task.
 struct Session {
   std::unique_ptr<CausalLm> model;
+  std::string adapter;  // Empty: every parameter is trained.
   Shard train;
   Shard validation;
 };
+
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task) {
+  const bool full = IsFullTuning(task.spec);
+  if (full) LATHE_RETURN_IF_ERROR(CheckMemory(task));
+  LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(BaseStorageOf(task.spec)));
+  LATHE_ASSIGN_OR_RETURN(
+      std::unique_ptr<CausalLm> model,
+      CausalLm::Load(task.model_dir,
+                     {.storage = storage,
+                      .activation_checkpointing = task.spec.activation_checkpointing,
+                      .trainable = full}));
+  if (full) return model;
+  LATHE_RETURN_IF_ERROR(
+      model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
+  if (!task.parent_dir.empty()) LATHE_RETURN_IF_ERROR(StartFromParent(*model, task.parent_dir));
+  return model;
+}
 
 absl::StatusOr<Session> LoadSession(const TrainTask& task) {
   LATHE_ASSIGN_OR_RETURN(Shard train, OpenShard(task.shard_dir, "train.shard"));
@@ -61,9 +122,8 @@ absl::StatusOr<Session> LoadSession(const TrainTask& task) {
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, LoadModel(task));
-  LATHE_RETURN_IF_ERROR(
-      model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
-  return Session{std::move(model), std::move(train), std::move(validation)};
+  return Session{std::move(model), IsFullTuning(task.spec) ? "" : kAdapter, std::move(train),
+                 std::move(validation)};
 }
 
 absl::Status CheckStop(const std::stop_token& stop) {
@@ -74,8 +134,8 @@ absl::Status Measure(Session& session, const TrainTask& task, Communicator& grou
                      TrainObserver& observer) {
   if (session.validation.num_rows() == 0) return absl::OkStatus();
   observer.OnPhase("evaluate");
-  // B is zero before the first step: the base gives the same numbers with less work.
-  const std::string adapter = before ? "" : kAdapter;
+  // B of a new adapter is zero: the base gives the same numbers with less work.
+  const std::string adapter = before && task.parent_dir.empty() ? "" : session.adapter;
   LATHE_ASSIGN_OR_RETURN(const Evaluation evaluation,
                          EvaluateHeldOut(*session.model, adapter, session.validation,
                                          task.spec.micro_batch_tokens, group, observer));
@@ -83,6 +143,15 @@ absl::Status Measure(Session& session, const TrainTask& task, Communicator& grou
   LogInfo(absl::StrFormat("held-out loss %s training: %.4f on %d tokens",
                           before ? "before" : "after", evaluation.loss, evaluation.tokens));
   return absl::OkStatus();
+}
+
+void LogStart(const Trainer& trainer, const Session& session, const Communicator& group) {
+  const int64_t all = NumParameters(session.model->config());
+  LogInfo(absl::StrFormat(
+      "rank %d of %d: trains %d of %d parameters (%.2f %%), %d rows, %d steps", group.rank(),
+      group.size(), trainer.num_parameters(), all,
+      100 * static_cast<double>(trainer.num_parameters()) / static_cast<double>(all),
+      session.train.num_rows(), trainer.num_steps()));
 }
 
 // A line for the job's log at every twentieth of the way.
@@ -106,14 +175,15 @@ absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
 }
 
 // Before anybody may use the export: a fresh process must answer with it as this one does.
-absl::StatusOr<Parity> CheckParity(CausalLm& model, const TrainTask& task) {
-  const AnswerRequest request{.model_dir = task.model_dir,
+absl::StatusOr<Parity> CheckParity(Session& session, const TrainTask& task) {
+  const bool full = IsFullTuning(task.spec);
+  const AnswerRequest request{.model_dir = full ? task.output_dir : task.model_dir,
                               .shard_dir = task.shard_dir,
-                              .adapter_dir = task.output_dir,
+                              .adapter_dir = full ? "" : task.output_dir,
                               .base_storage = BaseStorageOf(task.spec),
                               .threads = task.threads};
   LATHE_ASSIGN_OR_RETURN(const std::vector<CanaryRow> canary, LoadCanary(task.shard_dir));
-  const CanaryAnswers trained = AnswerCanary(model, canary, kAdapter);
+  const CanaryAnswers trained = AnswerCanary(*session.model, canary, session.adapter);
   LATHE_ASSIGN_OR_RETURN(const CanaryAnswers exported, task.answer_afresh(request));
   LATHE_ASSIGN_OR_RETURN(const Parity parity, CompareAnswers(trained, exported));
   LATHE_RETURN_IF_ERROR(JudgeParity(parity));
@@ -125,8 +195,8 @@ absl::StatusOr<Parity> CheckParity(CausalLm& model, const TrainTask& task) {
 }
 
 // On rank 0. A bad export leaves nothing behind.
-absl::StatusOr<Parity> Verify(CausalLm& model, const TrainTask& task) {
-  absl::StatusOr<Parity> parity = CheckParity(model, task);
+absl::StatusOr<Parity> Verify(Session& session, const TrainTask& task) {
+  absl::StatusOr<Parity> parity = CheckParity(session, task);
   if (parity.ok()) return parity;
   std::error_code error;
   std::filesystem::remove_all(task.output_dir, error);
@@ -134,11 +204,19 @@ absl::StatusOr<Parity> Verify(CausalLm& model, const TrainTask& task) {
   return parity;
 }
 
+// Returns the sha256 of the file with the trained tensors. Only rank 0 keeps it.
+absl::StatusOr<std::string> Export(Session& session, const TrainTask& task, int rank) {
+  const std::filesystem::path output = rank == 0 ? task.output_dir : std::filesystem::path();
+  if (IsFullTuning(task.spec)) return ExportModel(*session.model, task.model_dir, output);
+  return ExportAdapter(*session.model, session.adapter,
+                       {.output_dir = output, .base_model = task.spec.model});
+}
+
 absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group) {
   LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> all, group.AllGather(sha256));
   for (size_t rank = 0; rank < all.size(); ++rank) {
     if (all[rank] == sha256) continue;
-    return absl::DataLossError(absl::StrCat("adapter of rank ", rank, " has sha256 ", all[rank],
+    return absl::DataLossError(absl::StrCat("result of rank ", rank, " has sha256 ", all[rank],
                                             ", that of rank ", group.rank(), " ", sha256,
                                             "; all ranks must end with the same bits"));
   }
@@ -157,25 +235,21 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> group, task.join());
 
   const SystemClock clock;
-  Trainer trainer({*session.model, kAdapter, session.train, *group, observer, clock}, task.spec);
-  LogInfo(absl::StrCat("rank ", group->rank(), " of ", group->size(), ": ",
-                       trainer.num_parameters(), " trained parameters, ", session.train.num_rows(),
-                       " rows, ", trainer.num_steps(), " steps"));
+  Trainer trainer({*session.model, session.adapter, session.train, *group, observer, clock},
+                  task.spec);
+  LogStart(trainer, session, *group);
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/true, observer));
   LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, stop));
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/false, observer));
 
   observer.OnPhase("export");
-  const ExportOptions options{.output_dir = group->rank() == 0 ? task.output_dir : "",
-                              .base_model = task.spec.model};
-  LATHE_ASSIGN_OR_RETURN(const std::string sha256,
-                         ExportAdapter(*session.model, kAdapter, options));
+  LATHE_ASSIGN_OR_RETURN(const std::string sha256, Export(session, task, group->rank()));
   LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
-  LogInfo(absl::StrCat("adapter sha256 ", sha256));
+  LogInfo(absl::StrCat(ResultKind(task.spec), " sha256 ", sha256));
   TrainResult result{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
   if (group->rank() != 0) return result;
   observer.OnPhase("verify");
-  LATHE_ASSIGN_OR_RETURN(result.parity, Verify(*session.model, task));
+  LATHE_ASSIGN_OR_RETURN(result.parity, Verify(session, task));
   return result;
 }
 

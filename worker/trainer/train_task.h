@@ -8,6 +8,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "common/base/machine_memory.h"
 #include "common/spec/job_spec.h"
 #include "worker/engine/dist/communicator.h"
 #include "worker/engine/eval/parity.h"
@@ -19,7 +20,8 @@ namespace lathe {
 struct TrainTask {
   std::filesystem::path model_dir;   // Canonical folder.
   std::filesystem::path shard_dir;   // Holds train.shard and validation.shard.
-  std::filesystem::path output_dir;  // Rank 0 writes the PEFT folder there.
+  std::filesystem::path output_dir;  // Rank 0 writes the PEFT folder there, or the whole model.
+  std::filesystem::path parent_dir;  // PEFT folder to go on from. Empty: a new adapter.
   JobSpec spec;                      // Resolved.
   int threads = 1;
   // Forms the group of ranks; called once, after the model is loaded.
@@ -27,17 +29,21 @@ struct TrainTask {
   // Rank 0: answers the canary with what was exported, in another process.
   std::function<absl::StatusOr<CanaryAnswers>(const AnswerRequest&)> answer_afresh =
       [](const AnswerRequest& request) { return AnswerAfresh(request); };
+  int64_t machine_memory_bytes = MachineMemoryBytes();  // 0: unknown.
 };
 
 struct TrainResult {
-  std::string adapter_sha256;  // Of adapter_model.safetensors, equal on all ranks.
+  // Of adapter_model.safetensors or, when every parameter is trained, of model.safetensors; equal
+  // on all ranks.
+  std::string adapter_sha256;
   int64_t trained_parameters = 0;
   Parity parity = {};  // Of rank 0; no positions on the others.
 };
 
 // A whole training as one rank: load, join, held-out loss, all steps, held-out loss, export and its
 // verification. `stop` ends it on all ranks after the step that runs: Cancelled. Other errors:
-// InvalidArgument (model or data), FailedPrecondition (loss not finite), Unavailable (a peer is
+// InvalidArgument (model, data, or an adapter to go on from that does not fit; a machine too small
+// for full tuning), FailedPrecondition (loss not finite), Unavailable (a peer is
 // gone), DataLoss (ranks ended with different bits, or the export is not the trained model: then
 // output_dir is gone). Throws what libtorch throws.
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,

@@ -28,7 +28,7 @@ void AddRun(CLI::App& app, RunCommand& options, int& ranks, Action& action) {
   run->add_option("job", options.job_file, "job file; model and dataset are paths in it")
       ->required();
   CLI::Option* ranks_option = run->add_option("--ranks", ranks, "instead of the file's ranks");
-  run->add_option("--out", options.output_dir, "folder of the adapter; default: ./NAME");
+  run->add_option("--out", options.output_dir, "folder of the result; default: ./NAME");
   run->add_option("--threads", options.threads, "per rank; default: the cores, shared out");
   run->callback([&options, &ranks, &action, ranks_option] {
     if (ranks_option->count() > 0) options.ranks = ranks;
@@ -39,7 +39,7 @@ void AddRun(CLI::App& app, RunCommand& options, int& ranks, Action& action) {
 void AddProbe(CLI::App& app, ProbeCommand& options, Action& action) {
   CLI::App* probe = app.add_subcommand("probe", "logits and greedy text, to compare with PEFT");
   probe->add_option("--model", options.model_dir, "canonical model folder")->required();
-  probe->add_option("--adapter", options.adapter_dir, "PEFT folder")->required();
+  probe->add_option("--adapter", options.adapter_dir, "PEFT folder; default: the model alone");
   probe
       ->add_option("--prompts", options.prompts_file,
                    R"({"prompts": [[ids]], "max_new_tokens": N})")
@@ -60,6 +60,7 @@ void AddRank(CLI::App& app, RankCommand& options, Action& action) {
   rank->add_option("--model", options.model_dir)->required();
   rank->add_option("--shards", options.shard_dir)->required();
   rank->add_option("--out", options.output_dir)->required();
+  rank->add_option("--parent", options.parent_dir);
   rank->add_option("--rank", options.rank)->required();
   rank->add_option("--world-size", options.world_size)->required();
   rank->add_option("--host", options.host);
@@ -81,7 +82,7 @@ void AddAnswer(CLI::App& app, AnswerCommand& options, Action& action) {
   CLI::App* answer = app.add_subcommand("answer", "")->group("");
   answer->add_option("--model", options.request.model_dir)->required();
   answer->add_option("--shards", options.request.shard_dir)->required();
-  answer->add_option("--adapter", options.request.adapter_dir)->required();
+  answer->add_option("--adapter", options.request.adapter_dir);
   answer->add_option("--base-storage", options.request.base_storage)->required();
   answer->add_option("--threads", options.request.threads)->required();
   answer->add_option("--out", options.output)->required();

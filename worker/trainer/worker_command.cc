@@ -74,6 +74,7 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
   const TrainTask train{.model_dir = task.train().model_dir(),
                         .shard_dir = task.train().shard_dir(),
                         .output_dir = task.train().output_dir(),
+                        .parent_dir = task.train().parent_dir(),
                         .spec = Resolve(std::move(spec), "run"),
                         .threads = static_cast<int>(task.threads()),
                         .join = [&] { return Join(task, inbox); }};

@@ -3,8 +3,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <map>
 #include <set>
+#include <sstream>
 
 #include "common/spec/field.h"
 
@@ -33,6 +35,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"lora.dora", "false"},
                                                        {"lora.target_modules", "[all-linear]"},
                                                        {"lora.dropout", "0"},
+                                                       {"parent_model", ""},
                                                        {"max_length", "2048"},
                                                        {"on_too_long", "truncate_answer"},
                                                        {"validation_fraction", "0.1"},
@@ -57,6 +60,17 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
     actual[std::string(field.key)] = FieldText(field, JobSpec{});
   EXPECT_EQ(actual, expected);
   EXPECT_EQ(Resolve(Minimal(), "x").learning_rate, 3e-4);
+  JobSpec full = Minimal();
+  full.method = "full";
+  EXPECT_EQ(Resolve(full, "x").learning_rate, 2e-5);
+}
+
+TEST(JobSpecTest, ThePageNamesEveryField) {
+  std::ostringstream page;
+  page << std::ifstream("docs/job-file.md").rdbuf();
+  for (const Field& field : JobFields()) {
+    EXPECT_THAT(page.str(), HasSubstr("`" + std::string(field.key) + "`"));
+  }
 }
 
 TEST(JobSpecTest, EveryFieldCanBeSetFromItsOwnText) {

@@ -37,6 +37,17 @@ TEST(JobSpecProtoTest, AbsentFieldsKeepTheirDefaults) {
   EXPECT_EQ(spec->lora.target_modules, std::vector<std::string>{"all-linear"});
 }
 
+TEST(JobSpecProtoTest, AClientSendsOnlyWhatItsUserHasSet) {
+  JobSpec spec;
+  spec.model = "m";
+  ASSERT_TRUE(SetJobField(spec, "lora.rank", "8").ok());  // The default, but written.
+  const v1::JobSpec proto = GivenToProto(spec);
+  EXPECT_EQ(proto.ShortDebugString(), "model: \"m\" lora { rank: 8 }");
+  const auto back = FromProto(proto);
+  ASSERT_TRUE(back.ok());
+  EXPECT_EQ(back->given, (std::set<std::string>{"lora.rank", "model"}));
+}
+
 TEST(JobSpecProtoTest, TheProtoHasNoFieldThatTheListLacks) {
   const auto count = [](const auto* descriptor, const auto& self) -> int {
     int fields = 0;

@@ -31,6 +31,29 @@ TEST(CoreJobsTest, AJobRunsPrepareThenTrainAndMakesAModel) {
   EXPECT_EQ(driver.core.fleet().Find(WorkerId("wrk-a"))->FreeSlots(), 1);
 }
 
+TEST(CoreJobsTest, FullTuningMakesABaseModelThatKnowsWhereItCameFrom) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  Job job;
+  job.id = JobId("job-1");
+  job.spec.name = "tuned";
+  job.spec.model = "tiny";
+  job.spec.method = "full";
+  job.shard_key = "key";
+  job.last_sequence = 1;
+  Effects out;
+  driver.core.AddJob(job, driver.now, out);
+  driver.Apply(std::move(out));
+  driver.End(driver.Running("job-1").at(0), {.ok = true, .outputs = {{"train.shard", {"aa", 1}}}});
+  driver.End(driver.Running("job-1").at(0), CoreDriver::Adapter());
+  ASSERT_EQ(driver.models.size(), 1U);
+  EXPECT_EQ(driver.models[0].kind, ModelKind::kBase);
+  EXPECT_EQ(driver.models[0].base_model, "");
+  EXPECT_EQ(driver.models[0].parent_model, "tiny");
+  EXPECT_EQ(driver.models[0].method, "full");
+  EXPECT_EQ(driver.models[0].job_id, "job-1");
+}
+
 TEST(CoreJobsTest, AnAdapterThatNobodyVerifiedFailsTheJob) {
   CoreDriver driver;
   driver.AddWorker("a", 1);

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <future>
 
 #include "absl/strings/match.h"
@@ -104,6 +105,76 @@ TEST_F(JobServiceTest, ATwoRankJobRunsToItsModel) {
   EXPECT_EQ(model.parity().positions(), 16);
   EXPECT_EQ(model.template_sha256(), "t");
   EXPECT_EQ(model.files().files(0).path(), "adapter_model.safetensors");
+}
+
+TEST_F(JobServiceTest, AJobGoesOnFromAnAdapterOverTheSameBase) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  ImportModel(*agent, "other");
+  v1::CreateJobRequest first = JobRequest("first");
+  first.mutable_spec()->mutable_lora()->set_rank(4);
+  v1::Job job;
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, first, &job).ok());
+  agent->Do(agent->NextAssignment());
+  agent->Do(agent->NextAssignment());
+  const v1::Job parent = Watch(job.id()).job;
+  ASSERT_EQ(parent.state(), v1::JOB_STATE_SUCCEEDED) << parent.error();
+
+  const auto refusal = [&](const std::function<void(v1::JobSpec&)>& change) {
+    v1::CreateJobRequest request = JobRequest("refused");
+    request.mutable_spec()->set_parent_model("tuned-first");
+    change(*request.mutable_spec());
+    return Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).error_message();
+  };
+  EXPECT_EQ(refusal([](v1::JobSpec& spec) { spec.mutable_lora()->set_rank(8); }),
+            "lora.rank is 8; parent_model 'tuned-first' has 4, which a job that goes on from it "
+            "takes over: drop the setting");
+  EXPECT_THAT(refusal([](v1::JobSpec& spec) { spec.set_parent_model("nobody"); }),
+              HasSubstr("parent_model: model 'nobody'"));
+  EXPECT_THAT(refusal([](v1::JobSpec& spec) { spec.set_parent_model("base"); }),
+              HasSubstr("parent_model is 'base', a whole model; must be an adapter"));
+  EXPECT_EQ(refusal([](v1::JobSpec& spec) { spec.set_model("other"); }),
+            "parent_model is 'tuned-first', an adapter over 'base'; model is 'other', must be the "
+            "same");
+  EXPECT_THAT(refusal([](v1::JobSpec& spec) { spec.set_method("full"); }),
+              HasSubstr("method full starts from 'model' alone"));
+
+  v1::CreateJobRequest second = JobRequest("second");
+  second.mutable_spec()->set_parent_model("tuned-first");
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, second, &job).ok());
+  EXPECT_EQ(job.spec().lora().rank(), 4);
+  v1::DeleteModelRequest deletion;
+  deletion.set_name("tuned-first");
+  v1::DeleteModelResponse deleted;
+  EXPECT_EQ(Call(*models_, &v1::ModelService::Stub::DeleteModel, deletion, &deleted).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+  const pb::Assignment train = agent->NextAssignment();  // The rows are prepared already.
+  const v1::FileRef& file = train.inputs().at("parent").files(0);
+  EXPECT_EQ(file.path(), "adapter_model.safetensors");
+  EXPECT_EQ(job.parent_sha256(), file.blob().sha256());
+  agent->Do(train);
+  ASSERT_EQ(Watch(job.id()).job.state(), v1::JOB_STATE_SUCCEEDED);
+  v1::GetModelRequest request;
+  request.set_name("tuned-second");
+  v1::Model model;
+  ASSERT_TRUE(Call(*models_, &v1::ModelService::Stub::GetModel, request, &model).ok());
+  EXPECT_EQ(model.parent_model(), "tuned-first");
+  EXPECT_EQ(model.method(), "sft");
+  EXPECT_EQ(model.base_model(), "base");
+}
+
+TEST_F(JobServiceTest, FullTuningRefusesLoraSettings) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  v1::CreateJobRequest request = JobRequest("r");
+  request.mutable_spec()->set_method("full");
+  request.mutable_spec()->mutable_lora()->set_rank(8);
+  v1::Job job;
+  EXPECT_THAT(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).error_message(),
+              HasSubstr("lora.rank is 8; method full"));
+  request.mutable_spec()->clear_lora();
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).ok());
+  EXPECT_EQ(job.spec().learning_rate(), 2e-5);
 }
 
 TEST_F(JobServiceTest, ASettingWithoutEffectIsNamedWhenTheJobIsCreated) {

@@ -87,6 +87,7 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
               .parameters = 135,
               .template_sha256 = "ef",
               .files = {{"config.json", {"cd", 4}}}};
+  job.parent = {.sha256 = "gh", .files = {{"adapter_model.safetensors", {"gh", 5}}}};
   job.shard_key = "k";
   job.evaluation_before = Evaluation{.loss = 2.5, .accuracy = 0.5, .tokens = 10, .rows = 2};
   job.adapter_sha256 = {"x", "x"};
@@ -214,8 +215,12 @@ TEST_F(StoreTest, NamesAreUniqueAndCanBeDeleted) {
                   ->PutModel({.name = "m",
                               .kind = ModelKind::kAdapter,
                               .files = {{"p", {"bb", 2}}},
-                              .base_model = "b"})
+                              .base_model = "b",
+                              .method = "qlora",
+                              .parent_model = "p"})
                   .ok());
+  EXPECT_EQ(store_->GetModel("m")->method, "qlora");
+  EXPECT_EQ(store_->GetModel("m")->parent_model, "p");
   EXPECT_EQ(store_->GetModel("m")->kind, ModelKind::kAdapter);
   EXPECT_EQ(store_->GetModel("m")->files[0].blob.size, 2);
   EXPECT_EQ(store_->ListModels()->size(), 1U);
@@ -257,7 +262,7 @@ TEST_F(StoreTest, ADatabaseOfANewerProgramIsRefused) {
 }
 
 TEST_F(StoreTest, OthersCannotReadTheDatabase) {
-  struct stat info {};
+  struct stat info{};
   ASSERT_EQ(stat((folder_.path() / "db" / "lathe.db").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600U);
 }

@@ -59,6 +59,17 @@ TEST_F(AssignmentTaskTest, PathsAndThreadsAreTheAgentsAndNotTheCoordinators) {
   EXPECT_EQ(ProgramOf(task), "lathe-trainer");
 }
 
+TEST_F(AssignmentTaskTest, AnAdapterToGoOnFromIsAFolderOfItsOwn) {
+  Train(0, 1).set_parent_dir("/etc");
+  AddInput("model", "config.json");
+  AddInput("shards", "train.shard");
+  EXPECT_EQ(FillTask(assignment_, folders_, options_).train().parent_dir(), "");
+  AddInput("parent", "adapter_model.safetensors");
+  ASSERT_TRUE(Validate().ok()) << Validate();
+  EXPECT_EQ(FillTask(assignment_, folders_, options_).train().parent_dir(),
+            "/root/assignments/asg-1/in/parent");
+}
+
 TEST_F(AssignmentTaskTest, OnlyRankZeroOwnsTheRendezvous) {
   Train(1, 2);
   EXPECT_FALSE(OwnsRendezvous(assignment_.task()));

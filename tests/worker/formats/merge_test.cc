@@ -107,6 +107,22 @@ TEST_F(MergeTest, SixteenBitWeightsAreTheMergedOnesRoundedOnce) {
   EXPECT_EQ(json::parse(*ReadFile(out() / "config.json")).at("torch_dtype"), "bfloat16");
 }
 
+TEST_F(MergeTest, WithoutAnAdapterTheBaseIsWrittenInTheTypeAskedFor) {
+  const absl::Status status = Merge("", {.dtype = Dtype::kBf16});
+  ASSERT_TRUE(status.ok()) << status;
+  const auto base = *SafetensorsFile::Open(kData / "tiny-llama" / "model.safetensors");
+  ASSERT_EQ(Merged().tensors().size(), base.tensors().size());
+  const std::string name = "model.layers.0.self_attn.q_proj.weight";
+  const std::vector<float> values = Floats(base, name);
+  const SafetensorsFile merged = Merged();
+  for (size_t i = 0; i < values.size(); ++i) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, merged.Find(name)->bytes.data() + 2 * i, sizeof(bits));
+    ASSERT_EQ(bits, FloatToBf16(values[i])) << i;
+  }
+  EXPECT_EQ(json::parse(*ReadFile(out() / "config.json")).at("torch_dtype"), "bfloat16");
+}
+
 TEST_F(MergeTest, ShardsAreListedInTheIndexAndHoldTheSameBytes) {
   ASSERT_TRUE(Merge(kData / "tiny-adapter").ok());
   const fs::path one = folder_.path() / "one";

@@ -79,6 +79,15 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsReadBackAndStartsAtAMultipleOf64) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(file->Find("z")->bytes.data()) % 64, 0U);
 }
 
+TEST_F(SafetensorsTest, TheHashOfAFileIsKnownWithoutWritingIt) {
+  const std::vector<TensorView> tensors = {{"b", Dtype::kF16, {3}, "123456"},
+                                           {"a", Dtype::kF32, {1, 1}, "abcd"}};
+  const fs::path path = folder_.path() / "hashed.safetensors";
+  ASSERT_TRUE(WriteSafetensors(path, tensors).ok());
+  EXPECT_EQ(*Sha256OfSafetensors(tensors), *Sha256OfFile(path));
+  EXPECT_FALSE(Sha256OfSafetensors({{"a", Dtype::kF32, {2}, "abcd"}}).ok());
+}
+
 TEST_F(SafetensorsTest, ReadsAFileOfTheReferenceWriter) {
   const auto file = SafetensorsFile::Open(LATHE_TEST_DATA "/tiny-llama/model.safetensors");
   ASSERT_TRUE(file.ok()) << file.status();

@@ -82,8 +82,8 @@ class RunTest : public ::testing::Test {
 };
 
 // The hashes that the ranks print.
-std::vector<std::string> Hashes(const std::string& output) {
-  const std::regex line("rank \\d+: adapter sha256 ([0-9a-f]{64})");
+std::vector<std::string> Hashes(const std::string& output, const std::string& kind = "adapter") {
+  const std::regex line("rank \\d+: " + kind + " sha256 ([0-9a-f]{64})");
   std::vector<std::string> hashes;
   for (std::sregex_iterator it(output.begin(), output.end(), line), end; it != end; ++it) {
     hashes.push_back((*it)[1]);
@@ -195,6 +195,46 @@ TEST_F(RunTest, ABaseInBf16TrainsAnotherAdapterThatIsProbedOverIt) {
     return *ReadFile(path(storage) / "logits.safetensors");
   };
   EXPECT_NE(logits("bf16"), logits("f32"));
+}
+
+TEST_F(RunTest, FullTuningMakesAModelThatCanBeTunedFurther) {
+  const auto write_job = [&](const std::string& model, const std::string& extra) {
+    std::ofstream(path("job.yaml"))
+        << "model: " << model << "\ndataset: " << path("rows.jsonl").string()
+        << "\nlearning_rate: 0.003\nbatch_size: 5\n"
+        << extra;
+  };
+  write_job("tests/data/tiny-llama", "method: full\nweight_decay: 0.1\n");
+  Subprocess one(Command("full", 2));
+  ASSERT_EQ(one.Wait(), 0) << one.output();
+  EXPECT_LT(HeldOutLoss(one.output(), "after"), HeldOutLoss(one.output(), "before"));
+  const std::vector<std::string> hashes = Hashes(one.output(), "model");
+  ASSERT_EQ(hashes.size(), 2U) << one.output();
+  EXPECT_EQ(hashes[0], hashes[1]);
+  EXPECT_THAT(one.output(), HasSubstr("largest logit difference 0"));
+  write_job(path("full").string(), "epochs: 1\n");
+  Subprocess adapter(Command("adapter", 1));
+  ASSERT_EQ(adapter.Wait(), 0) << adapter.output();
+  EXPECT_NEAR(HeldOutLoss(adapter.output(), "before"), HeldOutLoss(one.output(), "after"), 1e-3);
+  write_job("tests/data/tiny-llama", "method: full\nlora:\n  rank: 8\n");
+  Subprocess refused(Command("refused", 1));
+  EXPECT_EQ(WEXITSTATUS(refused.Wait()), kExitUserError);
+  EXPECT_THAT(refused.output(), HasSubstr("lora.rank is 8; method full"));
+}
+
+TEST_F(RunTest, AJobGoesOnFromAnAdapterFolder) {
+  WriteJob("");
+  Subprocess parent(Command("parent", 1));
+  ASSERT_EQ(parent.Wait(), 0) << parent.output();
+  const std::string extra = "parent_model: " + path("parent").string() + "\n";
+  WriteJob(extra);
+  Subprocess child(Command("child", 2));
+  ASSERT_EQ(child.Wait(), 0) << child.output();
+  EXPECT_EQ(HeldOutLoss(child.output(), "before"), HeldOutLoss(parent.output(), "after"));
+  WriteJob("  alpha: 3\n" + extra);
+  Subprocess refused(Command("refused", 1));
+  EXPECT_EQ(WEXITSTATUS(refused.Wait()), kExitUserError);
+  EXPECT_THAT(refused.output(), HasSubstr("lora.alpha is 3; parent_model 'parent' has 16"));
 }
 
 TEST_F(RunTest, RanksDieWithTheRun) {

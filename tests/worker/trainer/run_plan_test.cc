@@ -40,6 +40,26 @@ TEST(PlanRunTest, NamesAPathThatIsNotThere) {
             "job file has no 'model'; lathe-trainer run needs a path there");
 }
 
+TEST(PlanRunTest, TakesTheParentAsAPath) {
+  JobSpec spec = Spec();
+  spec.parent_model = "tests/data/tiny-adapter";
+  const auto plan = PlanRun(spec, {});
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->parent, "tests/data/tiny-adapter");
+  EXPECT_EQ(plan->spec.parent_model, "tiny-adapter");
+  spec.parent_model = "nowhere";
+  EXPECT_THAT(std::string(PlanRun(spec, {}).status().message()),
+              HasSubstr("parent_model is 'nowhere'"));
+}
+
+TEST(PlanRunTest, RefusesASettingThatTheMethodDoesNotHave) {
+  JobSpec spec = Spec();
+  spec.method = "full";
+  EXPECT_EQ(PlanRun(spec, {})->spec.learning_rate, 2e-5);
+  ASSERT_TRUE(SetJobField(spec, "lora.rank", "8").ok());
+  EXPECT_THAT(std::string(PlanRun(spec, {}).status().message()), HasSubstr("lora.rank is 8"));
+}
+
 TEST(PlanRunTest, ChecksTheRangesOfTheJob) {
   EXPECT_THAT(std::string(PlanRun(Spec(), 0).status().message()), HasSubstr("ranks is 0"));
 }

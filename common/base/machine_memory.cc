@@ -1,11 +1,11 @@
-#include "worker/agent/machine_memory.h"
+#include "common/base/machine_memory.h"
 
 #include <algorithm>
 #include <fstream>
 #include <limits>
 #include <string>
 
-namespace lathe::agent {
+namespace lathe {
 namespace {
 
 // The number behind `key` in a file of "key value" lines; -1 if there is none.
@@ -37,4 +37,4 @@ int64_t MachineMemoryBytes() {
 
 int64_t NumOomKills() { return std::max<int64_t>(0, FindNumber("/proc/vmstat", "oom_kill")); }
 
-}  // namespace lathe::agent
+}  // namespace lathe
