@@ -59,11 +59,11 @@ TRAINING = {
 }  # fmt: skip
 
 
-def write_json(name, value):
+def write_json(name, value, folder=OUT):
     text = json.dumps(value, indent=1, ensure_ascii=True)
     # One line per list of numbers: the files are read by people too.
     text = re.sub(r"\[[\s\d.,eE+-]*\]", lambda m: " ".join(m.group().split()), text)
-    (OUT / name).write_text(text + "\n")
+    (folder / name).write_text(text + "\n")
 
 
 def make_adapters():
@@ -159,10 +159,9 @@ def make_gradients(tokenizer):
     save_file(tensors, str(OUT / "gradients.safetensors"))
 
 
-def train(rows, order, float64):
-    model = oracle.load(BASE, INIT, float64, trainable=True)
+def train(model, rows, order, t):
+    """Curves of len(order) steps with the options `t`."""
     parameters = list(oracle.adapter_parameters(model).values())
-    t = TRAINING
     optimizer = torch.optim.AdamW(
         parameters, lr=t["learning_rate"], betas=(t["beta1"], t["beta2"]), eps=t["eps"],
         weight_decay=t["weight_decay"],
@@ -194,8 +193,8 @@ def make_training(tokenizer):
     order = [[(step * count + i) % len(rows) for i in range(count)]
              for step in range(TRAINING["num_steps"])]  # fmt: skip
     golden = {"options": TRAINING, "rows": rows, "order": order}
-    golden["f32"] = train(rows, order, False)
-    golden["f64"] = train(rows, order, True)
+    for kind, float64 in (("f32", False), ("f64", True)):
+        golden[kind] = train(oracle.load(BASE, INIT, float64, trainable=True), rows, order, TRAINING)
     write_json("training.json", golden)
 
 

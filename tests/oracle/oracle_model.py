@@ -1,9 +1,10 @@
 """transformers + PEFT as the oracle, in float32 or in true float64."""
+import json
 import math
 import pathlib
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 DATA = pathlib.Path(__file__).parent.parent / "data"
 
@@ -41,16 +42,21 @@ def to_float64(model):
     float64 too: the angles are position / theta**(2i/d), all in float64."""
     model = model.double()
     for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm"):
+        if type(module).__name__.endswith(("RMSNorm", "T5LayerNorm")):
             module.forward = _rms_norm_64.__get__(module)
         if type(module).__name__.endswith("RotaryEmbedding"):
             module.forward = _rotary_64.__get__(module)
     return model
 
 
+def is_encoder_decoder(folder):
+    return json.loads((pathlib.Path(folder) / "config.json").read_text()).get("is_encoder_decoder", False)
+
+
 def load(base, adapter=None, float64=False, trainable=False):
+    auto = AutoModelForSeq2SeqLM if is_encoder_decoder(base) else AutoModelForCausalLM
     # sdpa: transformers' eager attention takes its softmax in float32 whatever the model's type.
-    model = AutoModelForCausalLM.from_pretrained(
+    model = auto.from_pretrained(
         base, dtype=torch.float32, attn_implementation="sdpa"
     )
     if adapter is not None:
@@ -66,12 +72,29 @@ def logits(model, ids):
     return model(input_ids=torch.tensor([ids])).logits[0]
 
 
+def split(row):
+    """Source and target of a row: the target begins with the first trained token."""
+    begin = row["trained"].index(1)
+    return row["ids"][:begin], row["ids"][begin:]
+
+
+def target_logits(model, source, target):
+    """[len(target), V] of an encoder-decoder: line i says what target[i] might be."""
+    start = model.config.decoder_start_token_id
+    decoder_ids = torch.tensor([[start, *target[:-1]]])
+    return model(input_ids=torch.tensor([source]), decoder_input_ids=decoder_ids).logits[0]
+
+
 def loss_sum(model, row):
-    """Sum of -log p(ids[t + 1]) over every t with trained[t + 1], and the number of hits."""
-    labels = torch.tensor(row["ids"][1:])
-    trained = torch.tensor(row["trained"][1:], dtype=torch.bool)
-    log_p = torch.log_softmax(logits(model, row["ids"])[:-1], dim=-1)[trained]
-    labels = labels[trained]
+    """Sum of -log p(ids[t]) over every t with trained[t], and the number of hits."""
+    if model.config.is_encoder_decoder:
+        source, target = split(row)
+        all_logits, begin = target_logits(model, source, target), len(source)
+    else:
+        all_logits, begin = logits(model, row["ids"])[:-1], 1
+    trained = torch.tensor(row["trained"][begin:], dtype=torch.bool)
+    log_p = torch.log_softmax(all_logits, dim=-1)[trained]
+    labels = torch.tensor(row["ids"][begin:])[trained]
     loss = -log_p.gather(1, labels[:, None]).sum()
     return loss, int((log_p.argmax(1) == labels).sum())
 

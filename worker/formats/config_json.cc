@@ -138,6 +138,12 @@ absl::Status Unsupported(absl::string_view key, const json& got, absl::string_vi
       absl::StrCat(key, " is ", ShortJson(got), "; supported is ", supported));
 }
 
+absl::Status CheckRange(absl::string_view key, int64_t value, int64_t low, int64_t high) {
+  if (value >= low && value <= high) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(key, " is ", value, "; must be in [", low, ", ", high, "]"));
+}
+
 absl::Status ReadInt(const json& root, const char* key, int64_t& value) {
   const json* found = FindValue(root, key);
   if (found == nullptr) return absl::OkStatus();

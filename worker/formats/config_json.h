@@ -21,6 +21,9 @@ absl::Status KeyError(absl::string_view key, const nlohmann::json& got, absl::st
 absl::Status Unsupported(absl::string_view key, const nlohmann::json& got,
                          absl::string_view supported);
 
+// "KEY is VALUE; must be in [LOW, HIGH]", or ok.
+absl::Status CheckRange(absl::string_view key, int64_t value, int64_t low, int64_t high);
+
 // An absent key leaves `value` as it is.
 absl::Status ReadInt(const nlohmann::json& root, const char* key, int64_t& value);
 absl::Status ReadRequiredInt(const nlohmann::json& root, const char* key, int64_t& value);

@@ -20,6 +20,15 @@ void AddGroup(const DecoderLayout& layout, const std::string& prefix, Projection
   }
 }
 
+void AddCrossAttention(const DecoderLayout& layout, const ModelConfig& config,
+                       const std::string& prefix, std::vector<ParameterSpec>& specs) {
+  if (layout.cross_norm.empty()) return;
+  specs.push_back({absl::StrCat(prefix, layout.cross_norm, ".weight"), {config.hidden_size}});
+  AddGroup(layout, prefix, Projection::kCrossQuery, specs);
+  AddGroup(layout, prefix, Projection::kCrossKeyValue, specs);
+  AddGroup(layout, prefix, Projection::kCrossOutput, specs);
+}
+
 void AddLayer(const DecoderLayout& layout, const ModelConfig& config, const std::string& prefix,
               std::vector<ParameterSpec>& specs) {
   const auto add_norm = [&](const std::string& name, int64_t width) {
@@ -32,9 +41,23 @@ void AddLayer(const DecoderLayout& layout, const ModelConfig& config, const std:
     add_norm(layout.key_norm, config.head_dim);
   }
   AddGroup(layout, prefix, Projection::kOutput, specs);
+  AddCrossAttention(layout, config, prefix, specs);
   add_norm(layout.post_attention_norm, config.hidden_size);
   AddGroup(layout, prefix, Projection::kGateUp, specs);
   AddGroup(layout, prefix, Projection::kDown, specs);
+}
+
+void AddStack(const LayerStack& stack, const ModelConfig& config,
+              std::vector<ParameterSpec>& specs) {
+  const DecoderLayout& layout = stack.layout;
+  for (int64_t layer = 0; layer < stack.num_layers; ++layer) {
+    const std::string prefix = absl::StrCat(layout.layers, ".", layer, ".");
+    AddLayer(layout, config, prefix, specs);
+    if (layer > 0 || layout.relative_bias.empty()) continue;
+    specs.push_back({absl::StrCat(prefix, layout.relative_bias, ".weight"),
+                     {config.encoder_decoder->num_buckets, config.num_heads}});
+  }
+  specs.push_back({layout.final_norm + ".weight", {config.hidden_size}});
 }
 
 }  // namespace
@@ -43,14 +66,28 @@ DecoderLayout LayoutOf(const ModelConfig& config) {
   return FindFamily(config.architecture)->layout(config);
 }
 
+std::vector<LayerStack> StacksOf(const ModelConfig& config) {
+  const ModelFamily& family = *FindFamily(config.architecture);
+  if (family.encoder_layout == nullptr) return {{family.layout(config), config.num_layers}};
+  return {{family.encoder_layout(config), config.num_layers},
+          {family.layout(config), config.encoder_decoder->num_decoder_layers}};
+}
+
+std::vector<LayerLinears> LinearsOf(const ModelConfig& config) {
+  std::vector<LayerLinears> layers;
+  for (const LayerStack& stack : StacksOf(config)) {
+    for (int64_t layer = 0; layer < stack.num_layers; ++layer) {
+      layers.push_back({absl::StrCat(stack.layout.layers, ".", layer, "."), stack.layout.linears});
+    }
+  }
+  return layers;
+}
+
 std::vector<ParameterSpec> ParameterSpecs(const ModelConfig& config) {
   const DecoderLayout layout = LayoutOf(config);
   const std::vector<int64_t> table = {config.vocab_size, config.hidden_size};
   std::vector<ParameterSpec> specs = {{layout.embedding + ".weight", table}};
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    AddLayer(layout, config, absl::StrCat(layout.layers, ".", layer, "."), specs);
-  }
-  specs.push_back({layout.final_norm + ".weight", {config.hidden_size}});
+  for (const LayerStack& stack : StacksOf(config)) AddStack(stack, config, specs);
   if (!config.tie_word_embeddings) specs.push_back({layout.head + ".weight", table});
   return specs;
 }

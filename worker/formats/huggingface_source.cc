@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cstring>
 #include <set>
 #include <type_traits>
@@ -117,6 +118,7 @@ json GenerationConfig(const json& given, const ModelConfig& config) {
   fill("bos_token_id", config.bos_token_id < 0 ? json() : json(config.bos_token_id));
   fill("pad_token_id", config.pad_token_id < 0 ? json() : json(config.pad_token_id));
   fill("eos_token_id", config.eos_token_ids.empty() ? json() : json(config.eos_token_ids));
+  if (config.encoder_decoder) fill("decoder_start_token_id", config.encoder_decoder->start_id);
   return root;
 }
 
@@ -162,11 +164,15 @@ absl::StatusOr<std::map<std::string, std::string>> ReadTextFiles(const fs::path&
   LATHE_ASSIGN_OR_RETURN(files["tokenizer.json"], ReadTokenizer(dir, tokenizer_config));
   LATHE_ASSIGN_OR_RETURN(const json map, ReadOptionalObject(dir, "special_tokens_map.json"));
   LATHE_ASSIGN_OR_RETURN(const json generation, ReadOptionalObject(dir, "generation_config.json"));
-  LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(dir, tokenizer_config));
   const json special = SpecialTokens(tokenizer_config, map);
   for (const auto& [name, value] : special.items()) tokenizer_config[name] = value;
-  tokenizer_config["chat_template"] = chat_template;
-  files["chat_template.jinja"] = chat_template;
+  if (config.encoder_decoder) {
+    tokenizer_config.erase("chat_template");  // It would be for a conversation, which there is not.
+  } else {
+    LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(dir, tokenizer_config));
+    tokenizer_config["chat_template"] = chat_template;
+    files["chat_template.jinja"] = chat_template;
+  }
   files["generation_config.json"] = GenerationConfig(generation, config).dump(2) + "\n";
   files["special_tokens_map.json"] = special.dump(2) + "\n";
   files["tokenizer_config.json"] = tokenizer_config.dump(2) + "\n";
@@ -202,6 +208,8 @@ class HuggingFaceSource : public ModelSource {
 
  private:
   absl::Status MatchTensors();
+  // What the file has that is no parameter: nobody needs it, or it must be the embedding again.
+  absl::Status CheckOther(const TensorView& tensor) const;
 
   const ModelConfig config_;
   const WeightFiles files_;
@@ -235,24 +243,53 @@ absl::Status CheckTensor(const TensorView* tensor, const ParameterSpec& spec) {
                                                "; supported are F32, F16, BF16"));
 }
 
+// `spec`'s tensor, or another one that a file may have in its place. Null: there is none.
+const TensorView* FindTensor(const WeightFiles& files, const DecoderLayout& layout,
+                             const ParameterSpec& spec) {
+  const TensorView* tensor = files.Find(spec.name);
+  if (tensor != nullptr || spec.name != layout.embedding + ".weight") return tensor;
+  for (const std::string& copy : layout.embedding_copies) {
+    if (tensor == nullptr) tensor = files.Find(copy + ".weight");
+  }
+  return tensor;
+}
+
 absl::Status HuggingFaceSource::MatchTensors() {
-  std::set<std::string> used;
+  const DecoderLayout layout = LayoutOf(config_);
+  std::set<const TensorView*> used;
   for (const ParameterSpec& spec : ParameterSpecs(config_)) {
-    const TensorView* tensor = files_.Find(spec.name);
+    const TensorView* tensor = FindTensor(files_, layout, spec);
     LATHE_RETURN_IF_ERROR(CheckTensor(tensor, spec));
     tensors_.push_back(tensor);
-    used.insert(spec.name);
+    used.insert(tensor);
   }
-  const std::string head = LayoutOf(config_).head + ".weight";
   for (const auto& [name, tensor] : files_.tensors()) {
-    // Old files carry rotary constants; a tied head is a copy of the embeddings.
-    if (used.count(name) > 0 || absl::EndsWith(name, ".inv_freq")) continue;
-    if (name == head && config_.tie_word_embeddings) continue;
-    return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(name), " is there; a ",
-                                                   config_.architecture,
-                                                   " of these sizes has none of that name"));
+    if (used.count(tensor) == 0) LATHE_RETURN_IF_ERROR(CheckOther(*tensor));
   }
   return absl::OkStatus();
+}
+
+absl::Status HuggingFaceSource::CheckOther(const TensorView& tensor) const {
+  const DecoderLayout layout = LayoutOf(config_);
+  const auto is_one_of = [&](const std::vector<std::string>& modules) {
+    return std::any_of(modules.begin(), modules.end(), [&](const std::string& module) {
+      return tensor.name == module + ".weight";
+    });
+  };
+  // Old files carry rotary constants.
+  if (absl::EndsWith(tensor.name, ".inv_freq") || is_one_of(layout.unused)) return absl::OkStatus();
+  std::vector<std::string> copies = layout.embedding_copies;
+  if (config_.tie_word_embeddings) copies.push_back(layout.head);
+  if (!is_one_of(copies)) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(tensor.name),
+                                                   " is there; a ", config_.architecture,
+                                                   " of these sizes has none of that name"));
+  }
+  const TensorView& embedding = *tensors_[0];
+  if (tensor.dtype == embedding.dtype && tensor.bytes == embedding.bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("tensor ", ShortJson(tensor.name),
+                                                 " has other values than '", embedding.name,
+                                                 "'; config.json says that they are one"));
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -23,7 +24,18 @@ struct RopeScaling {
   int64_t original_positions = 8192;
 };
 
-// What config.json of a decoder says. model_family.h lists the families.
+// What an encoder-decoder has beside the rest. Source: transformers, models/t5.
+struct EncoderDecoder {
+  int64_t num_decoder_layers = 0;  // ModelConfig::num_layers are the encoder's.
+  // Distances of two tokens fall into that many buckets, each with a bias per head; those of
+  // max_distance and more share one.
+  int64_t num_buckets = 32;
+  int64_t max_distance = 128;
+  bool gated = false;     // Feed-forward: wo(gelu(wi_0 x) * wi_1 x), else wo(relu(wi x)).
+  int64_t start_id = -1;  // decoder_start_token_id: the decoder's input before the target.
+};
+
+// What config.json says. model_family.h lists the families.
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM": names the family.
   int64_t hidden_size = 0;
@@ -35,7 +47,7 @@ struct ModelConfig {
   int64_t vocab_size = 0;
   // The longest sequence that is computed as the model means it: max_position_embeddings, or the
   // sliding window where that is shorter. Attention here is always full, and inside of one window
-  // both are the same.
+  // both are the same. A model without positions (T5) has kMaxPositions.
   int64_t max_positions = 0;
   int64_t position_embeddings = 0;  // max_position_embeddings as the file has it.
   int64_t sliding_window = 0;       // 0: none.
@@ -45,6 +57,7 @@ struct ModelConfig {
   double rms_norm_eps = 1e-5;
   bool attention_bias = false;  // The key of that name, where the family has it.
   bool tie_word_embeddings = false;
+  std::optional<EncoderDecoder> encoder_decoder;  // Unset: a decoder alone.
   // -1 or empty: not given. Passed through; generation_config.json wins over them.
   int64_t bos_token_id = -1;
   int64_t pad_token_id = -1;
@@ -56,6 +69,9 @@ struct ParameterSpec {
   std::string name;  // As in the Hugging Face file: "model.layers.0.self_attn.q_proj.weight".
   std::vector<int64_t> shape;
 };
+
+// The most positions that the engine counts.
+inline constexpr int64_t kMaxPositions = 1 << 24;
 
 // Unsupported architectures, activations and rope types are refused by name with what is allowed
 // (Unimplemented); sizes out of bounds are InvalidArgument.

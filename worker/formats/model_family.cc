@@ -9,8 +9,8 @@
 namespace lathe {
 namespace {
 
-constexpr std::array<const ModelFamily*, 5> kFamilies = {
-    &kChatGlmFamily, &kLlamaFamily, &kMistralFamily, &kQwen2Family, &kQwen3Family};
+constexpr std::array<const ModelFamily*, 6> kFamilies = {
+    &kChatGlmFamily, &kLlamaFamily, &kMistralFamily, &kQwen2Family, &kQwen3Family, &kT5Family};
 
 const ModelFamily* Find(absl::string_view ModelFamily::*name, absl::string_view value) {
   for (const ModelFamily* family : kFamilies) {

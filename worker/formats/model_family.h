@@ -8,7 +8,7 @@
 #include "worker/formats/decoder_layout.h"
 #include "worker/formats/model_config.h"
 
-// The families of decoders. Adding one is a file family_NAME.cc, its line here and its line in
+// The families of models. Adding one is a file family_NAME.cc, its line here and its line in
 // model_family.cc. Only for .cc files of this folder.
 
 namespace lathe {
@@ -29,6 +29,8 @@ struct ModelFamily {
   // config.json without special token ids, architectures and model_type.
   nlohmann::json (*write)(const ModelConfig& config) = nullptr;
   DecoderLayout (*layout)(const ModelConfig& config) = nullptr;
+  // Of an encoder-decoder, whose `read` sets config.encoder_decoder. Null: a decoder alone.
+  DecoderLayout (*encoder_layout)(const ModelConfig& config) = nullptr;
 };
 
 extern const ModelFamily kChatGlmFamily;  // ChatGLM3.
@@ -36,6 +38,7 @@ extern const ModelFamily kLlamaFamily;    // Llama 2 and 3, SmolLM2.
 extern const ModelFamily kMistralFamily;  // Mistral 7B and others of MistralForCausalLM.
 extern const ModelFamily kQwen2Family;    // Qwen2, Qwen2.5.
 extern const ModelFamily kQwen3Family;    // Qwen3, dense.
+extern const ModelFamily kT5Family;       // T5, Flan-T5.
 
 // Null: there is none.
 const ModelFamily* FindFamily(absl::string_view architecture);

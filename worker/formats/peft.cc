@@ -53,13 +53,19 @@ absl::Status CheckOtherKeys(const json& root) {
     return absl::UnimplementedError(absl::StrCat(
         "peft_type is ", ShortJson(root.value("peft_type", json())), "; supported is \"LORA\""));
   }
-  for (const auto& [key, allowed] :
-       {std::pair("task_type", "CAUSAL_LM"), std::pair("bias", "none")}) {
-    const json value = root.value(key, json());
-    if (value.is_null() || value == allowed) continue;
-    return absl::UnimplementedError(
-        absl::StrCat(key, " is ", ShortJson(value), "; supported is \"", allowed, "\""));
+  const json bias = root.value("bias", json());
+  if (bias.is_null() || bias == "none") return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("bias is ", ShortJson(bias), "; supported is \"none\""));
+}
+
+absl::Status ReadTaskType(const json& root, AdapterConfig& config) {
+  const json value = root.value("task_type", json());
+  if (!value.is_null() && value != "CAUSAL_LM" && value != "SEQ_2_SEQ_LM") {
+    return absl::UnimplementedError(absl::StrCat(
+        "task_type is ", ShortJson(value), "; supported are \"CAUSAL_LM\", \"SEQ_2_SEQ_LM\""));
   }
+  config.task_type = value.is_null() ? "" : value.get<std::string>();
   return absl::OkStatus();
 }
 
@@ -113,6 +119,7 @@ absl::Status ReadTargets(const json& root, AdapterConfig& config) {
 absl::StatusOr<AdapterConfig> Parse(const json& root) {
   AdapterConfig config;
   LATHE_RETURN_IF_ERROR(CheckOtherKeys(root));
+  LATHE_RETURN_IF_ERROR(ReadTaskType(root, config));
   LATHE_RETURN_IF_ERROR(ReadNumbers(root, config));
   LATHE_ASSIGN_OR_RETURN(config.rslora, ReadFlag(root, "use_rslora"));
   LATHE_ASSIGN_OR_RETURN(config.dora, ReadFlag(root, "use_dora"));
@@ -171,7 +178,7 @@ std::string AdapterConfigJson(const AdapterConfig& config) {
                {"r", config.rank},
                {"revision", nullptr},
                {"target_modules", targets},
-               {"task_type", "CAUSAL_LM"}};
+               {"task_type", config.task_type}};
   if (config.rslora) root["use_rslora"] = true;
   if (config.dora) root["use_dora"] = true;
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";

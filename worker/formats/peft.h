@@ -21,6 +21,8 @@ struct AdapterConfig {
   bool rslora = false;
   bool dora = false;
   std::vector<std::string> target_modules;  // Sorted in the file.
+  // Of an encoder-decoder "SEQ_2_SEQ_LM". Empty: the file does not say.
+  std::string task_type = "CAUSAL_LM";
 
   // What B A is multiplied with: alpha / rank; with rslora alpha / sqrt(rank).
   double Scale() const;

@@ -96,7 +96,7 @@ TEST(ModelConfigTest, RefusesWhatItCannotComputeByName) {
   EXPECT_TRUE(
       absl::StrContains(ParseWith("architectures", json::array({"GPT2LMHeadModel"})).message(),
                         "supported are ChatGLMModel, LlamaForCausalLM, MistralForCausalLM, "
-                        "Qwen2ForCausalLM, Qwen3ForCausalLM"));
+                        "Qwen2ForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration"));
 }
 
 // A config.json of tests/data/families with some keys changed.
