@@ -38,6 +38,9 @@ def write_prompts(base, path):
     tokenizer = AutoTokenizer.from_pretrained(base)
     prompts = []
     for question in QUESTIONS:
+        if oracle.is_encoder_decoder(base):
+            prompts.append(tokenizer(question).input_ids)
+            continue
         text = tokenizer.apply_chat_template(
             [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
         )
@@ -66,7 +69,8 @@ def generate(model, prompt, count, ends):
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count,
         eos_token_id=ends or None, pad_token_id=ends[0] if ends else 0,
     )  # fmt: skip
-    return made[0, len(prompt) :].tolist()
+    # An encoder-decoder's begins with decoder_start_token_id.
+    return made[0, 1 if model.config.is_encoder_decoder else len(prompt) :].tolist()
 
 
 @torch.no_grad()

@@ -5,13 +5,15 @@ layout, adapters for them, and what transformers and PEFT compute with both; and
 Needs torch, transformers, peft, safetensors. README.md here describes the files.
 """
 import json
+import pathlib
 import random
 import shutil
+import tempfile
 
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
 
 import make_goldens
@@ -165,9 +167,33 @@ def make_buckets():
     make_goldens.write_json("relative_buckets.json", {"first_distance": -300, "cases": cases})
 
 
+TEXTS = [
+    ("translate to French: trained parcels", "café"), ("Say one word", "train"), ("  two  spaces\n", " and\ta tab "),
+    ("a line\nand another", "12 parcels\n345"), ("a < b and </ s >", "x > y"),
+    ("привет 你好", "мир"), ("\u00a0a\u3000b", "\uff21\uff22"),
+]  # fmt: skip
+
+
+def make_texts():
+    """Ids of sources and targets through the tokenizer of tests/data/sentencepiece."""
+    with tempfile.TemporaryDirectory() as temp:
+        shutil.copy(oracle.DATA / "sentencepiece" / "unigram.model", pathlib.Path(temp) / "spiece.model")
+        config = {"tokenizer_class": "T5Tokenizer", "extra_ids": 100}
+        (pathlib.Path(temp) / "tokenizer_config.json").write_text(json.dumps(config))
+        tokenizer = T5Tokenizer.from_pretrained(temp)
+    rows = []
+    for source, target in TEXTS:
+        row = {"source": source, "target": target}
+        for name in ("source", "target"):
+            row[name + "_ids"] = tokenizer(row[name]).input_ids
+        rows.append(row)
+    make_goldens.write_json("source_target_ids.json", {"rows": rows})
+
+
 def main():
     torch.set_num_threads(1)
     make_buckets()
+    make_texts()
     for seed, (name, config) in enumerate(FAMILIES.items()):
         folder = OUT / name
         shutil.rmtree(folder, ignore_errors=True)

@@ -68,7 +68,9 @@ def load(base, adapter=None, float64=False, trainable=False):
 
 
 def logits(model, ids):
-    """[T, V] of one sequence, in the model's type."""
+    """[T, V] of one sequence, in the model's type; of an encoder-decoder [1, V]: the first token of its answer to a source."""
+    if model.config.is_encoder_decoder:
+        return target_logits(model, ids, [0])
     return model(input_ids=torch.tensor([ids])).logits[0]
 
 

@@ -168,6 +168,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadTextFiles(const fs::path&
   for (const auto& [name, value] : special.items()) tokenizer_config[name] = value;
   if (config.encoder_decoder) {
     tokenizer_config.erase("chat_template");  // It would be for a conversation, which there is not.
+    tokenizer_config.emplace("eos_token", "</s>");  // T5Tokenizer's default.
   } else {
     LATHE_ASSIGN_OR_RETURN(const std::string chat_template, ChatTemplate(dir, tokenizer_config));
     tokenizer_config["chat_template"] = chat_template;

@@ -9,24 +9,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "worker/engine/generate/greedy.h"
+#include "worker/engine/train/plan/packing.h"
 
 namespace lathe {
 namespace {
-
-PackedBatch OneDocument(const std::vector<int32_t>& ids) {
-  PackedBatch batch;
-  batch.ids = ids;
-  batch.positions.resize(ids.size());
-  std::iota(batch.positions.begin(), batch.positions.end(), 0);
-  batch.document_begin = {0, static_cast<int32_t>(ids.size())};
-  return batch;
-}
 
 CanaryRow CutRow(const TokenRow& row) {
   const size_t length = std::min(row.ids.size(), kCanaryTokens);
   const auto trained = row.trained.first(length);
   const auto first = std::find(trained.begin(), trained.end(), 1) - trained.begin();
   return {.ids = {row.ids.begin(), row.ids.begin() + static_cast<std::ptrdiff_t>(length)},
+          .trained = {trained.begin(), trained.end()},
           .first_label = std::max<int64_t>(1, first) - 1};
 }
 
@@ -57,7 +50,8 @@ CanaryAnswers AnswerCanary(CausalLm& model, const std::vector<CanaryRow>& rows,
   CanaryAnswers answers;
   std::vector<at::Tensor> logits;
   for (const CanaryRow& row : rows) {
-    const at::Tensor all = model.Logits(OneDocument(row.ids), adapter);
+    const TokenRow document = {.ids = row.ids, .trained = row.trained};
+    const at::Tensor all = model.Logits(BuildBatch({&document, 1}), adapter);
     const int64_t count = std::min(kCanaryPositions, all.size(0));
     logits.push_back(all.narrow(0, all.size(0) - count, count).to(at::kFloat));
     const std::vector<int32_t> prompt(row.ids.begin(), row.ids.begin() + row.first_label + 1);

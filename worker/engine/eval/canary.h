@@ -14,13 +14,14 @@
 
 // A small fixed batch that a trained model and the model loaded from its export both answer. They
 // run the same code on the same numbers, so their answers are equal but for what the export lost.
-// P compared positions, V vocabulary.
+// P compared positions (of an encoder-decoder its targets'), V vocabulary.
 
 namespace lathe {
 
 // One row, cut to kCanaryTokens.
 struct CanaryRow {
   std::vector<int32_t> ids;
+  std::vector<uint8_t> trained;  // As long as ids.
   int64_t first_label = 0;  // Position before the first trained token: the prompt ends with it.
 };
 

@@ -20,6 +20,12 @@ absl::Status CheckPrompt(size_t num_tokens, const ModelConfig& config) {
       "the prompt has ", num_tokens, " tokens; must have 1 to ", limit - 1, " with this model"));
 }
 
+// The tokens that a repetition penalty counts: an encoder-decoder's are those of its decoder alone.
+std::vector<int32_t> SeenTokens(const ModelConfig& config, const std::vector<int32_t>& prompt) {
+  if (!config.encoder_decoder) return prompt;
+  return {static_cast<int32_t>(config.encoder_decoder->start_id)};
+}
+
 }  // namespace
 
 absl::Status GenerateOptions::Validate() const {
@@ -43,7 +49,7 @@ absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>&
   const int64_t limit = std::min<int64_t>(options.max_tokens, room);
   const auto cache = model.NewCache();
   Generation result;
-  std::vector<int32_t> seen = prompt;
+  std::vector<int32_t> seen = SeenTokens(model.config(), prompt);
   at::Tensor logits = model.Extend(*cache, prompt, adapter);
   while (true) {
     logits = PenalizeRepetition(logits, seen, options.sample.repetition_penalty);

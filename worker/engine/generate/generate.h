@@ -37,9 +37,9 @@ struct Generation {
 // Called with every new token but a stop id; false ends the answer.
 using TokenCallback = std::function<bool(int32_t id)>;
 
-// Continues `prompt`. The same arguments give the same tokens. Stop strings are not looked at:
-// GenerateText does. InvalidArgument: an option, an empty prompt, or one that leaves no room. May
-// throw as CausalLm does.
+// Continues `prompt`, or answers it where it is an encoder-decoder's source. The same arguments
+// give the same tokens. Stop strings are not looked at: GenerateText does. InvalidArgument: an
+// option, an empty prompt, or one that leaves no room. May throw as CausalLm does.
 absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>& prompt,
                                     const std::string& adapter, const GenerateOptions& options,
                                     const TokenCallback& on_token);

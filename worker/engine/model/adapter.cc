@@ -32,21 +32,22 @@ std::string LastName(const LinearSpec& module) {
   return module.name.substr(module.name.rfind('.') + 1);
 }
 
-std::string AllowedModules(const DecoderLayout& layout) {
-  return absl::StrJoin(layout.linears, ", ", [](std::string* out, const LinearSpec& module) {
-    absl::StrAppend(out, LastName(module));
-  });
+// Each once, in the order of the computation.
+std::vector<std::string> LastNames(const std::vector<LayerLinears>& layers) {
+  std::vector<std::string> names;
+  for (const LayerLinears& layer : layers) {
+    for (const LinearSpec& module : layer.linears) {
+      const std::string name = LastName(module);
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
 }
 
-std::string KeyOf(const DecoderLayout& layout, int64_t layer, const LinearSpec& module) {
-  return absl::StrCat(layout.layers, ".", layer, ".", module.name);
-}
-
-bool NamesAnyModule(const ModelConfig& config, const std::string& target) {
-  const DecoderLayout layout = LayoutOf(config);
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (const LinearSpec& module : layout.linears) {
-      if (IsTarget(KeyOf(layout, layer, module), {target})) return true;
+bool NamesAnyModule(const std::vector<LayerLinears>& layers, const std::string& target) {
+  for (const LayerLinears& layer : layers) {
+    for (const LinearSpec& module : layer.linears) {
+      if (IsTarget(layer.prefix + module.name, {target})) return true;
     }
   }
   return false;
@@ -55,23 +56,24 @@ bool NamesAnyModule(const ModelConfig& config, const std::string& target) {
 // Sorted names; "all-linear" stands for every linear layer but the head.
 absl::StatusOr<std::vector<std::string>> ResolveModules(const ModelConfig& config,
                                                         const std::vector<std::string>& asked) {
-  const DecoderLayout layout = LayoutOf(config);
+  const std::vector<LayerLinears> layers = LinearsOf(config);
+  const std::vector<std::string> known = LastNames(layers);
   std::set<std::string> names;
   for (const std::string& name : asked) {
     if (name == "all-linear") {
-      for (const LinearSpec& module : layout.linears) names.insert(LastName(module));
-    } else if (NamesAnyModule(config, name)) {
+      names.insert(known.begin(), known.end());
+    } else if (NamesAnyModule(layers, name)) {
       names.insert(name);
     } else {
       return absl::InvalidArgumentError(
           absl::StrCat("lora.target_modules has '", name, "'; allowed are all-linear, ",
-                       AllowedModules(layout), ", alone or with their path, such as layers.",
-                       config.num_layers - 1, ".", layout.linears.back().name));
+                       absl::StrJoin(known, ", "), ", alone or with their path, such as ",
+                       layers.back().prefix, layers.back().linears.back().name));
     }
   }
   if (names.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "lora.target_modules is empty; allowed are all-linear, ", AllowedModules(layout)));
+        "lora.target_modules is empty; allowed are all-linear, ", absl::StrJoin(known, ", ")));
   }
   return std::vector<std::string>(names.begin(), names.end());
 }
@@ -92,21 +94,25 @@ absl::Status CheckRange(const AdapterConfig& config) {
   return absl::OkStatus();
 }
 
+// PEFT's name for what the model does.
+const char* TaskTypeOf(const ModelConfig& config) {
+  return config.encoder_decoder ? "SEQ_2_SEQ_LM" : "CAUSAL_LM";
+}
+
 using TensorSource = std::function<absl::StatusOr<at::Tensor>(const std::string& name,
                                                               const std::vector<int64_t>& shape)>;
 
 // Fills the adapter's tensors from `source`, which is asked for each in the order of the file.
 absl::StatusOr<Adapter> Assemble(const ModelConfig& model, AdapterConfig config,
                                  const TensorSource& source) {
-  const DecoderLayout layout = LayoutOf(model);
   Adapter adapter;
-  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+  for (const LayerLinears& layer : LinearsOf(model)) {
     std::vector<LoraUpdate> updates(kNumProjections);
-    for (const LinearSpec& module : layout.linears) {
+    for (const LinearSpec& module : layer.linears) {
       LoraUpdate& update = updates[static_cast<size_t>(module.projection)];
       update.scale = config.Scale();
       LoraPair& pair = update.pairs.emplace_back();
-      const std::string key = KeyOf(layout, layer, module);
+      const std::string key = layer.prefix + module.name;
       if (!IsTarget(key, config.target_modules)) continue;
       const std::string prefix = absl::StrCat("base_model.model.", key, ".lora_");
       LATHE_ASSIGN_OR_RETURN(pair.a,
@@ -198,6 +204,7 @@ absl::StatusOr<at::Tensor> ReadTensor(const SafetensorsFile& file, const std::st
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
                                     uint64_t seed, at::ScalarType dtype, const FrozenLayers& base) {
   AdapterConfig adapter;
+  adapter.task_type = TaskTypeOf(config);
   adapter.rank = options.rank;
   adapter.alpha = options.alpha;
   adapter.dropout = options.dropout;
@@ -224,6 +231,12 @@ absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& d
                          ReadFile(dir / "adapter_config.json", kMaxConfigBytes));
   LATHE_ASSIGN_OR_RETURN(AdapterConfig adapter, ParseAdapterConfig(json));
   LATHE_RETURN_IF_ERROR(Annotate(CheckRange(adapter), "adapter_config.json"));
+  if (!adapter.task_type.empty() && adapter.task_type != TaskTypeOf(config)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("adapter_config.json: task_type is ", adapter.task_type, "; one for a ",
+                     config.architecture, " has ", TaskTypeOf(config)));
+  }
+  adapter.task_type = TaskTypeOf(config);
   auto modules = ResolveModules(config, adapter.target_modules);
   if (!modules.ok()) return Annotate(modules.status(), "adapter_config.json");
   adapter.target_modules = *std::move(modules);

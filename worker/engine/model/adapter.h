@@ -16,12 +16,13 @@
 
 namespace lathe {
 
-// One set of LoRA updates over the linear layers of a decoder.
+// One set of LoRA updates over the linear layers of a model.
 struct Adapter {
   AdapterConfig config;  // base_model is as loaded; empty for a new adapter.
   std::vector<AdapterTensor>
       tensors;  // Layer by layer, in the order of the computation: A, B, magnitude.
-  // updates[layer][projection]; its tensors are those above. dropout and seed are set per call.
+  // updates[layer][projection], layers as in LinearsOf(); the tensors are those above. dropout and
+  // seed are set per call.
   std::vector<std::vector<LoraUpdate>> updates;
 };
 

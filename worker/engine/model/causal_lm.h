@@ -16,7 +16,8 @@ namespace at {
 class Tensor;
 }
 
-// A decoder with a language-model head: frozen below named LoRA adapters, or trained itself.
+// A decoder, or encoder and decoder, with a language-model head: frozen below named LoRA adapters, or
+// trained itself.
 
 namespace lathe {
 
@@ -68,7 +69,7 @@ struct EvalSums {
 class KvCache {
  public:
   virtual ~KvCache() = default;
-  virtual int64_t length() const = 0;  // Tokens cached.
+  virtual int64_t length() const = 0;  // Tokens cached, of the decoder.
 };
 
 // Thread-compatible. Methods may throw c10::Error where they do not return a Status: the caller at
@@ -76,7 +77,7 @@ class KvCache {
 class CausalLm {
  public:
   // Maps the canonical folder's model.safetensors. InvalidArgument: a tensor is missing, extra or
-  // has another shape.
+  // has another shape. Unimplemented: `trainable` with an encoder-decoder.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::filesystem::path& model_dir,
                                                         const ModelOptions& options);
   virtual ~CausalLm() = default;
@@ -105,10 +106,13 @@ class CausalLm {
   virtual at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                              uint64_t dropout_seed) = 0;
   virtual EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) = 0;
-  // [T, V] of one document, without gradient: for proofs.
+  // [T, V] of one document, without gradient: for proofs. Of an encoder-decoder the rows are those
+  // of the decoder (source_target.h).
   virtual at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) = 0;
 
-  // Appends `ids` to the cached sequence; returns the logits after the last of them, [V].
+  // Appends `ids` to the cached sequence; returns the logits after the last of them, [V]. The first
+  // ids of an encoder-decoder's cache are the source, after which come the logits of the target's
+  // first token; all others are the target's.
   virtual std::unique_ptr<KvCache> NewCache() = 0;
   virtual at::Tensor Extend(KvCache& cache, const std::vector<int32_t>& ids,
                             const std::string& adapter) = 0;

@@ -1,24 +1,18 @@
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <functional>
-#include <map>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "common/base/status.h"
-#include "worker/engine/model/adapter.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/adapter_set.h"
+#include "worker/engine/model/architectures.h"
 #include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/check_batch.h"
+#include "worker/engine/model/layer_cache.h"
 #include "worker/engine/model/rope_frequencies.h"
-#include "worker/engine/model/weights.h"
 #include "worker/engine/ops/attention.h"
 #include "worker/engine/ops/checkpoint.h"
-#include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/embedding.h"
-#include "worker/engine/ops/lora_linear.h"
 #include "worker/engine/ops/token_loss.h"
 #include "worker/engine/ops/widened_product.h"
 
@@ -29,95 +23,24 @@
 namespace lathe {
 namespace {
 
-// Keys are stored rotated. Buffers grow by doubling.
+// Keys are stored rotated.
 class LlamaCache final : public KvCache {
  public:
-  struct Layer {
-    at::Tensor keys;    // [capacity, K, E]
-    at::Tensor values;  // [capacity, K, E]
-  };
-
   explicit LlamaCache(int64_t num_layers) : layers_(static_cast<size_t>(num_layers)) {}
-
-  int64_t length() const override { return length_; }
-  void Advance(int64_t count) { length_ += count; }
-
-  // Writes `count` tokens behind the cached ones; returns views of all, [length + count, K, E].
-  Layer Append(int64_t layer, const at::Tensor& keys, const at::Tensor& values) {
-    Layer& store = layers_[static_cast<size_t>(layer)];
-    const int64_t end = length_ + keys.size(0);
-    Reserve(store.keys, keys, end);
-    Reserve(store.values, values, end);
-    store.keys.narrow(0, length_, keys.size(0)).copy_(keys);
-    store.values.narrow(0, length_, values.size(0)).copy_(values);
-    return {store.keys.narrow(0, 0, end), store.values.narrow(0, 0, end)};
-  }
+  int64_t length() const override { return layers_[0].length(); }
+  LayerCache& layer(int64_t i) { return layers_[static_cast<size_t>(i)]; }
 
  private:
-  static constexpr int64_t kMinCapacity = 256;
-
-  void Reserve(at::Tensor& store, const at::Tensor& like, int64_t count) const {
-    if (store.defined() && store.size(0) >= count) return;
-    const int64_t old = store.defined() ? store.size(0) : 0;
-    std::vector<int64_t> shape = like.sizes().vec();
-    shape[0] = std::max({kMinCapacity, 2 * old, count});
-    at::Tensor grown = at::empty(shape, like.options());
-    if (length_ > 0) grown.narrow(0, 0, length_).copy_(store.narrow(0, 0, length_));
-    store = grown;
-  }
-
-  std::vector<Layer> layers_;
-  int64_t length_ = 0;
+  std::vector<LayerCache> layers_;
 };
 
 // What one pass through the layers needs beside the hidden states.
 struct Pass {
-  const Adapter* adapter = nullptr;  // Null: the base alone.
-  bool dropout = false;
-  uint64_t dropout_seed = 0;
+  AdapterUse use;
   bool checkpoint = false;  // Layers keep their input alone; then `attend` owns what it uses.
   // (layer, qkv [T, (H + 2 K) E]) -> [T, H E]
   std::function<at::Tensor(int64_t, const at::Tensor&)> attend;
 };
-
-at::Tensor IndexTensor(const std::vector<int32_t>& values) {
-  return at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
-}
-
-// The caller's batch is built from files, so it is checked before it indexes memory.
-void CheckIds(const std::vector<int32_t>& ids, int64_t limit, const char* what) {
-  for (const int32_t id : ids) {
-    TORCH_CHECK_VALUE(id >= 0 && id < limit, what, " is ", id, "; must be in [0, ", limit, ")");
-  }
-}
-
-void CheckPositions(const std::vector<int32_t>& positions, int64_t limit) {
-  for (const int32_t position : positions) {
-    TORCH_CHECK_VALUE(position >= 0, "token position is ", position, "; must be at least 0");
-    TORCH_CHECK_VALUE(position < limit, "a row has more than ", limit,
-                      " tokens, which is all that this model allows; set max_length to at most ",
-                      limit);
-  }
-}
-
-void CheckBatch(const PackedBatch& batch, const ModelConfig& config) {
-  const auto num_tokens = static_cast<int64_t>(batch.ids.size());
-  TORCH_CHECK_VALUE(num_tokens > 0, "batch has no tokens; must have at least 1");
-  CheckIds(batch.ids, config.vocab_size, "token id");
-  CheckIds(batch.labels, config.vocab_size, "label");
-  CheckPositions(batch.positions, config.max_positions);
-  CheckIds(batch.label_positions, num_tokens, "label position");
-  TORCH_CHECK_VALUE(batch.positions.size() == batch.ids.size(), "batch has ",
-                    batch.positions.size(), " positions; must have one per token: ", num_tokens);
-  TORCH_CHECK_VALUE(batch.label_positions.size() == batch.labels.size(), "batch has ",
-                    batch.label_positions.size(),
-                    " label positions; must have one per label: ", batch.labels.size());
-  const std::vector<int32_t>& begin = batch.document_begin;
-  TORCH_CHECK_VALUE(begin.size() >= 2 && begin.front() == 0 && begin.back() == num_tokens &&
-                        std::is_sorted(begin.begin(), begin.end()),
-                    "document_begin is [", absl::StrJoin(begin, ", "),
-                    "]; must rise from 0 to the number of tokens: ", num_tokens);
-}
 
 class LlamaLm final : public CausalLm {
  public:
@@ -126,6 +49,7 @@ class LlamaLm final : public CausalLm {
         weights_(std::move(weights)),
         dtype_(options.fp64 ? at::kDouble : at::kFloat),
         checkpoint_(options.activation_checkpointing),
+        adapters_(config_, weights_.layers, dtype_),
         rope_frequencies_(RopeFrequencies(config_, dtype_)),
         interleaved_pairs_(LayoutOf(config_).interleaved_pairs),
         padding_row_(LayoutOf(config_).padding_row) {}
@@ -134,30 +58,21 @@ class LlamaLm final : public CausalLm {
 
   absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
                           uint64_t seed) override {
-    LATHE_RETURN_IF_ERROR(CheckNewName(name));
-    const auto base = [&](int64_t layer, Projection projection) -> const LinearGroup& {
-      return weights_.layers[static_cast<size_t>(layer)].groups[static_cast<size_t>(projection)];
-    };
-    LATHE_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(config_, options, seed, dtype_, base));
-    adapters_.emplace(name, std::move(adapter));
-    return absl::OkStatus();
+    return adapters_.Add(name, options, seed);
   }
 
   absl::Status LoadAdapter(const std::string& name, const std::filesystem::path& dir) override {
-    LATHE_RETURN_IF_ERROR(CheckNewName(name));
-    LATHE_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(config_, dir, dtype_));
-    adapters_.emplace(name, std::move(adapter));
-    return absl::OkStatus();
+    return adapters_.Load(name, dir);
   }
 
-  void RemoveAdapter(const std::string& name) override { adapters_.erase(name); }
+  void RemoveAdapter(const std::string& name) override { adapters_.Remove(name); }
 
   std::vector<AdapterTensor> AdapterTensors(const std::string& name) override {
-    return GetAdapter(name).tensors;
+    return adapters_.Get(name).tensors;
   }
 
   AdapterConfig GetAdapterConfig(const std::string& name) const override {
-    return GetAdapter(name).config;
+    return adapters_.Get(name).config;
   }
 
   std::vector<AdapterTensor> ParameterTensors() override {
@@ -197,38 +112,16 @@ class LlamaLm final : public CausalLm {
     TORCH_CHECK_VALUE(cache.length() + count <= config_.max_positions, "sequence has ",
                       cache.length() + count, " tokens; the model allows ", config_.max_positions);
     const RopeTable rope = Rope(at::arange(cache.length(), cache.length() + count, at::kLong));
-    Pass pass = {.adapter = FindAdapter(adapter),
-                 .dropout = false,
-                 .dropout_seed = 0,
+    Pass pass = {.use = {.adapter = adapters_.Find(adapter)},
                  .checkpoint = false,
                  .attend = [&](int64_t layer, const at::Tensor& qkv) {
                    return AttendCached(cache, layer, qkv, rope);
                  }};
     const at::Tensor hidden = RunLayers(Embed(ids), pass).narrow(0, count - 1, 1);
-    cache.Advance(count);
     return HeadLogits(hidden).squeeze(0);
   }
 
  private:
-  absl::Status CheckNewName(const std::string& name) const {
-    if (name.empty()) return absl::InvalidArgumentError("adapter name is empty");
-    if (adapters_.contains(name)) {
-      return absl::AlreadyExistsError(absl::StrCat("adapter '", name, "' is loaded already"));
-    }
-    return absl::OkStatus();
-  }
-
-  const Adapter& GetAdapter(const std::string& name) const {
-    const auto found = adapters_.find(name);
-    TORCH_CHECK_VALUE(found != adapters_.end(), "adapter '", name, "' is not loaded");
-    return found->second;
-  }
-
-  // Null for the base alone.
-  const Adapter* FindAdapter(const std::string& name) const {
-    return name.empty() ? nullptr : &GetAdapter(name);
-  }
-
   HeadShape heads() const { return {config_.num_heads, config_.num_kv_heads, config_.head_dim}; }
 
   RopeTable Rope(const at::Tensor& positions) const {
@@ -260,9 +153,7 @@ class LlamaLm final : public CausalLm {
                          uint64_t dropout_seed) const {
     CheckBatch(batch, config_);
     const RopeTable rope = Rope(IndexTensor(batch.positions));
-    const Pass pass = {.adapter = FindAdapter(adapter),
-                       .dropout = training,
-                       .dropout_seed = dropout_seed,
+    const Pass pass = {.use = {adapters_.Find(adapter), training, dropout_seed},
                        .checkpoint = checkpoint_ && training,
                        .attend = [rope, shape = heads(), begin = batch.document_begin](
                                      int64_t, const at::Tensor& qkv) {
@@ -289,7 +180,8 @@ class LlamaLm final : public CausalLm {
     const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
     const double eps = config_.rms_norm_eps;
     const auto project = [&](Projection projection, const at::Tensor& x) {
-      return Project(layer, projection, x, pass);
+      return Project(x, weights.groups[static_cast<size_t>(projection)], layer, projection,
+                     pass.use);
     };
     at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, weights.input_norm, eps));
     if (weights.query_norm.defined()) qkv = NormHeads(qkv, HeadNorms(weights), eps);
@@ -305,27 +197,15 @@ class LlamaLm final : public CausalLm {
                     weights.key_norm.expand({config_.num_kv_heads, -1})});
   }
 
-  at::Tensor Project(int64_t layer, Projection projection, const at::Tensor& x,
-                     const Pass& pass) const {
-    const auto index = static_cast<size_t>(projection);
-    const LinearGroup& group = weights_.layers[static_cast<size_t>(layer)].groups[index];
-    if (pass.adapter == nullptr) return LoraLinear(x, group, nullptr);
-    LoraUpdate update = pass.adapter->updates[static_cast<size_t>(layer)][index];
-    update.dropout = pass.dropout ? pass.adapter->config.dropout : 0;
-    update.dropout_seed = StreamKey(
-        pass.dropout_seed, static_cast<uint64_t>(layer * kNumProjections) + uint64_t{index});
-    return LoraLinear(x, group, &update);
-  }
-
   at::Tensor AttendCached(LlamaCache& cache, int64_t layer, const at::Tensor& qkv,
                           const RopeTable& rope) const {
     const HeadShape shape = heads();
     const at::Tensor all = qkv.view({qkv.size(0), -1, shape.head_dim});  // [T, H + 2 K, E]
     const int64_t num_rotated = shape.num_heads + shape.num_kv_heads;
     const at::Tensor rotated = RotateHeads(all.narrow(1, 0, num_rotated), rope);
-    const LlamaCache::Layer cached =
-        cache.Append(layer, rotated.narrow(1, shape.num_heads, shape.num_kv_heads),
-                     all.narrow(1, num_rotated, shape.num_kv_heads));
+    const LayerCache::View cached =
+        cache.layer(layer).Append(rotated.narrow(1, shape.num_heads, shape.num_kv_heads),
+                                  all.narrow(1, num_rotated, shape.num_kv_heads));
     return AttendToCache(rotated.narrow(1, 0, shape.num_heads), cached.keys, cached.values);
   }
 
@@ -333,18 +213,16 @@ class LlamaLm final : public CausalLm {
   const ModelWeights weights_;
   const at::ScalarType dtype_;
   const bool checkpoint_;
+  AdapterSet adapters_;
   const at::Tensor rope_frequencies_;  // [R / 2]
   const bool interleaved_pairs_;
   const int64_t padding_row_;
-  std::map<std::string, Adapter> adapters_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::path& model_dir,
-                                                         const ModelOptions& options) {
-  LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
-  LATHE_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model_dir, config, options));
+std::unique_ptr<CausalLm> MakeDecoder(ModelConfig config, ModelWeights weights,
+                                      const ModelOptions& options) {
   return std::make_unique<LlamaLm>(std::move(config), std::move(weights), options);
 }
 

@@ -5,7 +5,8 @@
 
 namespace lathe {
 
-// One micro-batch: documents one after the other, no padding. T tokens, N labels.
+// One micro-batch: documents one after the other, no padding. T tokens, N labels. An
+// encoder-decoder reads a document as source and target (source_target.h).
 struct PackedBatch {
   std::vector<int32_t> ids;        // [T]
   std::vector<int32_t> positions;  // [T], from 0 in each document.

@@ -81,13 +81,16 @@ class TensorMaker {
     LinearGroup group;
     std::vector<std::string> weights;
     std::vector<std::string> biases;
+    bool quantized = false;
     for (const LinearSpec& linear : layout.linears) {
       if (linear.projection != projection) continue;
       weights.push_back(absl::StrCat(prefix, linear.name, ".weight"));
       if (linear.bias) biases.push_back(absl::StrCat(prefix, linear.name, ".bias"));
       group.out_features.push_back(linear.out_features);
+      quantized = nf4_ && !linear.never_quantized;
     }
-    if (nf4_) {
+    if (weights.empty()) return group;
+    if (quantized) {
       for (const std::string& name : weights) group.quantized.push_back(Quantize(name));
     } else {
       group.weight = Matrix(weights);
@@ -162,6 +165,12 @@ class TensorMaker {
 LayerWeights MakeLayer(const TensorMaker& maker, const DecoderLayout& layout, int64_t layer) {
   const std::string prefix = absl::StrCat(layout.layers, ".", layer, ".");
   LayerWeights weights;
+  if (layer == 0 && !layout.relative_bias.empty()) {
+    weights.relative_bias = maker.Vector(absl::StrCat(prefix, layout.relative_bias, ".weight"));
+  }
+  if (!layout.cross_norm.empty()) {
+    weights.cross_norm = maker.Vector(absl::StrCat(prefix, layout.cross_norm, ".weight"));
+  }
   weights.input_norm = maker.Vector(absl::StrCat(prefix, layout.input_norm, ".weight"));
   weights.post_attention_norm =
       maker.Vector(absl::StrCat(prefix, layout.post_attention_norm, ".weight"));
@@ -206,17 +215,26 @@ absl::StatusOr<ModelWeights> LoadWeights(const fs::path& model_dir, const ModelC
   LATHE_ASSIGN_OR_RETURN(SafetensorsFile file,
                          SafetensorsFile::Open(model_dir / "model.safetensors"));
   LATHE_RETURN_IF_ERROR(CheckTensors(file, ParameterSpecs(config)));
-  ModelWeights weights = {
-      .file = std::move(file), .embedding = {}, .final_norm = {}, .head = {}, .layers = {}};
+  ModelWeights weights = {.file = std::move(file),
+                          .embedding = {},
+                          .final_norm = {},
+                          .encoder_norm = {},
+                          .head = {},
+                          .layers = {}};
   const TensorMaker maker(weights.file, options);
   const DecoderLayout layout = LayoutOf(config);
   weights.embedding = maker.Matrix({layout.embedding + ".weight"});
   weights.final_norm = maker.Vector(layout.final_norm + ".weight");
   weights.head =
       config.tie_word_embeddings ? weights.embedding : maker.Matrix({layout.head + ".weight"});
-  for (int64_t i = 0; i < config.num_layers; ++i) {
-    weights.layers.push_back(MakeLayer(maker, layout, i));
+  const std::vector<LayerStack> stacks = StacksOf(config);
+  for (const LayerStack& stack : stacks) {
+    for (int64_t i = 0; i < stack.num_layers; ++i) {
+      weights.layers.push_back(MakeLayer(maker, stack.layout, i));
+    }
   }
+  if (stacks.size() > 1)
+    weights.encoder_norm = maker.Vector(stacks[0].layout.final_norm + ".weight");
   return weights;
 }
 

@@ -18,6 +18,8 @@ namespace lathe {
 struct LayerWeights {
   at::Tensor input_norm;                // [D]
   at::Tensor post_attention_norm;       // [D]
+  at::Tensor cross_norm;                // [D], before attention to an encoder. Undefined: none.
+  at::Tensor relative_bias;             // [buckets, H], in the first layer of an encoder or decoder.
   at::Tensor query_norm;                // [E], of every query head. Undefined: none; both or none.
   at::Tensor key_norm;                  // [E], of every key head.
   LinearGroup groups[kNumProjections];  // By Projection.
@@ -28,10 +30,11 @@ struct LayerWeights {
 // BaseStorage asks for. Trainable ones are always copies.
 struct ModelWeights {
   SafetensorsFile file;
-  at::Tensor embedding;   // [V, D]
-  at::Tensor final_norm;  // [D]
-  at::Tensor head;        // [V, D]; the embedding itself when tied.
-  std::vector<LayerWeights> layers;
+  at::Tensor embedding;     // [V, D]
+  at::Tensor final_norm;    // [D]
+  at::Tensor encoder_norm;  // [D], after an encoder's last layer. Undefined: there is none.
+  at::Tensor head;          // [V, D]; the embedding itself when tied.
+  std::vector<LayerWeights> layers;  // As LinearsOf(): an encoder's before its decoder's.
 };
 
 // CausalLm::ParameterTensors. REQUIRES: no layer is in 4 bits.

@@ -104,6 +104,27 @@ struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
   }
 };
 
+struct GatedGeluFunction : torch::autograd::Function<GatedGeluFunction> {
+  static constexpr const char* kTanh = "tanh";
+
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up) {
+    ctx->save_for_backward({gate_up});
+    const int64_t width = gate_up.size(-1) / 2;
+    return at::gelu(gate_up.narrow(-1, 0, width), kTanh).mul_(gate_up.narrow(-1, width, width));
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const at::Tensor gate_up = ctx->get_saved_variables()[0];
+    const int64_t width = gate_up.size(-1) / 2;
+    const at::Tensor gate = gate_up.narrow(-1, 0, width);
+    at::Tensor grad = at::empty_like(gate_up);
+    const at::Tensor grad_activation = grads[0] * gate_up.narrow(-1, width, width);
+    grad.narrow(-1, 0, width).copy_(at::gelu_backward(grad_activation, gate, kTanh));
+    grad.narrow(-1, width, width).copy_(at::gelu(gate, kTanh).mul_(grads[0]));
+    return {grad};
+  }
+};
+
 }  // namespace
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
@@ -115,5 +136,7 @@ at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps
 }
 
 at::Tensor SwiGlu(const at::Tensor& gate_up) { return SwiGluFunction::apply(gate_up); }
+
+at::Tensor GatedGelu(const at::Tensor& gate_up) { return GatedGeluFunction::apply(gate_up); }
 
 }  // namespace lathe

@@ -17,4 +17,8 @@ at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps
 // silu(gate) * up of [T, 2 I], gate first -> [T, I]. Source: transformers, LlamaMLP.
 at::Tensor SwiGlu(const at::Tensor& gate_up);
 
+// gelu(gate) * up likewise, with the approximation by tanh. Source: transformers,
+// T5DenseGatedActDense with gelu_new.
+at::Tensor GatedGelu(const at::Tensor& gate_up);
+
 }  // namespace lathe

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "worker/engine/ops/attention.h"
+#include "worker/engine/ops/biased_attention.h"
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
 #include "worker/engine/ops/elementwise.h"
@@ -107,6 +108,17 @@ TEST(SwiGluTest, EqualsPlainAten) {
       [](const auto& in) { return SwiGlu(in[0]); },
       [](const auto& in) { return at::silu(in[0].slice(1, 0, 7)) * in[0].slice(1, 7, 14); },
       {Random({5, 14}, 3) * 4});
+}
+
+TEST(GatedGeluTest, EqualsPlainAten) {
+  ExpectSameFunction([](const auto& in) { return GatedGelu(in[0]); },
+                     [](const auto& in) {
+                       const at::Tensor x = in[0].slice(1, 0, 7);
+                       const at::Tensor inner =
+                           std::sqrt(2 / M_PI) * (x + 0.044715 * at::pow(x, 3));
+                       return 0.5 * x * (1 + at::tanh(inner)) * in[0].slice(1, 7, 14);
+                     },
+                     {Random({5, 14}, 3) * 4});
 }
 
 LoraUpdate UpdateOf(const std::vector<at::Tensor>& in, double dropout) {
@@ -350,6 +362,71 @@ TEST(PackedAttentionTest, EqualsPlainAtenPerDocument) {
         return at::cat(parts);
       },
       {Random({begin.back(), 40}, 10) * 2});
+}
+
+// bias [H, rows, keys] or undefined.
+at::Tensor PlainBiasedAttention(const at::Tensor& q, const at::Tensor& keys_values,
+                                const at::Tensor& bias, int64_t num_heads, bool causal) {
+  const auto heads = [&](const at::Tensor& x) {
+    return x.reshape({x.size(0), num_heads, -1}).transpose(0, 1);
+  };
+  const auto both = keys_values.chunk(2, 1);
+  at::Tensor scores = at::matmul(heads(q), heads(both[0]).transpose(1, 2));
+  if (bias.defined()) scores = scores + bias;
+  const at::Tensor ahead = at::ones({scores.size(1), scores.size(2)}, at::kBool).triu(1);
+  if (causal) scores = scores.masked_fill(ahead, -std::numeric_limits<double>::infinity());
+  return at::matmul(scores.softmax(-1), heads(both[1])).transpose(0, 1).reshape({q.size(0), -1});
+}
+
+// Row i, column j is by_distance's column for j - i.
+at::Tensor PlainBias(const at::Tensor& by_distance, int64_t rows, int64_t keys) {
+  const at::Tensor distance =
+      at::arange(keys, at::kLong) - at::arange(rows, at::kLong).unsqueeze(1);
+  const int64_t middle = (by_distance.size(1) - 1) / 2;
+  return by_distance.index_select(1, (distance + middle).flatten()).view({-1, rows, keys});
+}
+
+void ExpectPlainBiasedAttention(bool causal, bool biased, const DocumentPairs& documents) {
+  const ScoreShape shape = {.num_heads = 3, .causal = causal};
+  const at::Tensor bias = biased ? Random({3, 2 * 270 - 1}, 20) : at::Tensor();
+  ExpectSameFunction(
+      [&](const auto& in) { return BiasedAttention(in[0], in[1], bias, shape, documents); },
+      [&](const auto& in) {
+        std::vector<at::Tensor> parts;
+        for (size_t d = 0; d + 1 < documents.query_begin.size(); ++d) {
+          const at::Tensor q =
+              in[0].slice(0, documents.query_begin[d], documents.query_begin[d + 1]);
+          const at::Tensor kv = in[1].slice(0, documents.key_begin[d], documents.key_begin[d + 1]);
+          parts.push_back(PlainBiasedAttention(
+              q, kv, biased ? PlainBias(bias, q.size(0), kv.size(0)) : bias, 3, causal));
+        }
+        return at::cat(parts);
+      },
+      {Random({documents.query_begin.back(), 12}, 21),
+       Random({documents.key_begin.back(), 24}, 22)});
+}
+
+TEST(BiasedAttentionTest, EqualsPlainAtenPerDocument) {
+  const std::vector<int32_t> begin = {0, 3, 4, 4 + 270};  // One is longer than a block.
+  ExpectPlainBiasedAttention(/*causal=*/false, /*biased=*/true, {begin, begin});
+  ExpectPlainBiasedAttention(/*causal=*/true, /*biased=*/true, {begin, begin});
+}
+
+TEST(BiasedAttentionTest, QueriesOfADocumentSeeTheKeysOfItsPartner) {
+  ExpectPlainBiasedAttention(/*causal=*/false, /*biased=*/false,
+                             {{0, 2, 262, 263}, {0, 5, 6, 290}});
+}
+
+TEST(BiasedAttentionTest, NewTokensSeeTheCachedOnes) {
+  const at::Tensor q = Random({300, 12}, 23);
+  const at::Tensor keys_values = Random({300, 24}, 24);
+  const at::Tensor bias = Random({3, 2 * 300 - 1}, 25);
+  const at::Tensor whole =
+      BiasedAttention(q, keys_values, bias, {.num_heads = 3, .causal = true}, {{0, 300}, {0, 300}});
+  const auto both = keys_values.view({300, 6, 4}).split(3, 1);
+  const at::Tensor last = BiasedAttendToCache(q.view({300, 3, 4}).slice(0, 10, 300), both[0],
+                                              both[1], bias, /*causal=*/true, /*position=*/10);
+  EXPECT_LE((last - whole.slice(0, 10, 300)).abs().max().item<double>(), kTolerance);
 }
 
 // Neighbours turn as complex numbers; what is beyond the table's width passes.

@@ -1,9 +1,14 @@
 #include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
+#include <filesystem>
+#include <fstream>
+
+#include "common/base/file.h"
 #include "tests/testing/fake_observer.h"
 #include "tests/testing/shards.h"
 #include "worker/engine/train/trainer.h"
+#include "worker/formats/import.h"
 
 // tests/oracle/README.md, training.json and training-full.json: steps of transformers, PEFT and
 // torch.optim.AdamW.
@@ -35,19 +40,28 @@ std::vector<testing::OwnedRow> RowsInGoldenOrder(const nlohmann::json& golden) {
   return visited;
 }
 
-// `adapter` empty: every parameter is trained.
-void ExpectGoldenCurve(const std::string& file, const std::string& adapter, bool fp64,
-                       double loss_tolerance, double norm_tolerance) {
+// Where a curve is, and what it starts from. `adapter` empty: every parameter is trained.
+struct Start {
+  std::filesystem::path golden;
+  std::filesystem::path model;
+  std::filesystem::path adapter;
+};
+const Start kTinyAdapter = {"tests/data/goldens/training.json", "tests/data/tiny-llama",
+                            "tests/data/tiny-adapter-init"};
+const Start kTinyFull = {"tests/data/goldens/training-full.json", "tests/data/tiny-llama", ""};
+
+void ExpectGoldenCurve(const Start& start, bool fp64, double loss_tolerance,
+                       double norm_tolerance) {
   at::set_num_threads(1);
-  const nlohmann::json golden = testing::ReadJson("tests/data/goldens/" + file);
+  const nlohmann::json golden = testing::ReadJson(start.golden);
   const JobSpec spec = SpecFrom(golden.at("options"));
   const Shard rows =
       testing::MakeShardVisitedInOrder(RowsInGoldenOrder(golden), static_cast<uint64_t>(spec.seed));
-  auto model =
-      CausalLm::Load("tests/data/tiny-llama", {.fp64 = fp64, .trainable = adapter.empty()});
+  const std::string adapter = start.adapter.empty() ? "" : "a";
+  auto model = CausalLm::Load(start.model, {.fp64 = fp64, .trainable = adapter.empty()});
   ASSERT_TRUE(model.ok()) << model.status();
   const absl::Status loaded =
-      adapter.empty() ? absl::OkStatus() : (*model)->LoadAdapter(adapter, "tests/data/" + adapter);
+      adapter.empty() ? absl::OkStatus() : (*model)->LoadAdapter(adapter, start.adapter);
   ASSERT_TRUE(loaded.ok()) << loaded;
   const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
   testing::FakeObserver observer;
@@ -67,19 +81,36 @@ void ExpectGoldenCurve(const std::string& file, const std::string& adapter, bool
 }
 
 TEST(TrainingGoldenTest, TenStepsFollowTransformersIn64Bits) {
-  ExpectGoldenCurve("training.json", "tiny-adapter-init", true, 1e-9, 1e-7);
+  ExpectGoldenCurve(kTinyAdapter, true, 1e-9, 1e-7);
 }
 
 TEST(TrainingGoldenTest, TenStepsFollowTransformersIn32Bits) {
-  ExpectGoldenCurve("training.json", "tiny-adapter-init", false, 1e-4, 1e-3);
+  ExpectGoldenCurve(kTinyAdapter, false, 1e-4, 1e-3);
 }
 
 TEST(TrainingGoldenTest, TwentyStepsOfAllParametersFollowTransformersIn64Bits) {
-  ExpectGoldenCurve("training-full.json", "", true, 1e-9, 1e-7);
+  ExpectGoldenCurve(kTinyFull, true, 1e-9, 1e-7);
 }
 
 TEST(TrainingGoldenTest, TwentyStepsOfAllParametersFollowTransformersIn32Bits) {
-  ExpectGoldenCurve("training-full.json", "", false, 1e-4, 1e-3);
+  ExpectGoldenCurve(kTinyFull, false, 1e-4, 1e-3);
+}
+
+TEST(TrainingGoldenTest, TwentyStepsOfAnEncoderDecoderFollowTransformers) {
+  const std::filesystem::path family = "tests/data/families/flan-t5";
+  const TempFolder folder = *TempFolder::Make("training_golden");
+  const std::filesystem::path source = folder.path() / "source";
+  std::filesystem::create_directories(source);
+  for (const char* name : {"config.json", "model.safetensors"}) {
+    std::filesystem::copy_file(family / name, source / name);
+  }
+  std::filesystem::copy_file("tests/data/sentencepiece/unigram.model", source / "spiece.model");
+  std::ofstream(source / "tokenizer_config.json") << R"({"tokenizer_class": "T5Tokenizer"})";
+  const Start start = {family / "training.json", folder.path() / "model", family / "adapter-init"};
+  const auto imported = ImportModel(source, start.model, nullptr);
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  ExpectGoldenCurve(start, /*fp64=*/true, 1e-9, 1e-7);
+  ExpectGoldenCurve(start, /*fp64=*/false, 1e-4, 1e-3);
 }
 
 }  // namespace

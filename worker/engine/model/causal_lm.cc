@@ -1,0 +1,23 @@
+#include "worker/engine/model/causal_lm.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/status.h"
+#include "worker/engine/model/architectures.h"
+
+namespace lathe {
+
+absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::path& model_dir,
+                                                         const ModelOptions& options) {
+  LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
+  if (options.trainable && config.encoder_decoder) {
+    return absl::UnimplementedError(absl::StrCat(
+        "method is full with a ", config.architecture, "; supported for it are lora and qlora"));
+  }
+  LATHE_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model_dir, config, options));
+  const auto make = config.encoder_decoder ? MakeEncoderDecoder : MakeDecoder;
+  return make(std::move(config), std::move(weights), options);
+}
+
+}  // namespace lathe
