@@ -23,10 +23,16 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kChunkBytes = size_t{1} << 20;
-constexpr std::array<absl::string_view, 9> kModelFileNames = {
-    "config.json",           "generation_config.json",  "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
-    "model.safetensors",     "tokenizer.model",         "model.safetensors.index.json"};
+constexpr std::array<absl::string_view, 10> kModelFileNames = {"config.json",
+                                                               "generation_config.json",
+                                                               "tokenizer.json",
+                                                               "tokenizer_config.json",
+                                                               "special_tokens_map.json",
+                                                               "chat_template.jinja",
+                                                               "model.safetensors",
+                                                               "tokenizer.model",
+                                                               "spiece.model",
+                                                               "model.safetensors.index.json"};
 
 // A path from the service never leaves the folder it is meant for.
 bool IsSafeRelative(absl::string_view path) {

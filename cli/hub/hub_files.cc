@@ -16,9 +16,9 @@ using nlohmann::json;
 
 constexpr int64_t kMaxFileBytes = int64_t{1} << 42;
 constexpr size_t kMaxNameBytes = 200;
-constexpr std::array<absl::string_view, 7> kTextFiles = {
-    "config.json",     "generation_config.json",  "tokenizer.json",     "tokenizer_config.json",
-    "tokenizer.model", "special_tokens_map.json", "chat_template.jinja"};
+constexpr std::array<absl::string_view, 8> kTextFiles = {
+    "config.json",     "generation_config.json", "tokenizer.json",          "tokenizer_config.json",
+    "tokenizer.model", "spiece.model",           "special_tokens_map.json", "chat_template.jinja"};
 constexpr char kIndex[] = "model.safetensors.index.json";
 
 bool IsHex(const std::string& text, size_t digits) {

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Makes tests/data/families/{t5,flan-t5}: tiny random models of both kinds of T5 in their true Hugging Face
-layout, adapters for them, and what transformers and PEFT compute with both; and goldens/relative_buckets.json.
+layout, adapters for them, and what transformers and PEFT compute with both; goldens/relative_buckets.json
+and goldens/source_target_ids.json.
 
-Needs torch, transformers, peft, safetensors. README.md here describes the files.
+Needs torch, transformers, peft, safetensors, sentencepiece, protobuf. README.md here describes the files.
 """
 import json
 import pathlib

@@ -64,7 +64,9 @@ absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation&
   EncodedRow row;
   if (!rendered.ok()) {
     if (!IsRowsFault(rendered.status())) return rendered.status();
-    findings.Add(ProblemCode::kTemplateRefused, OneLine(rendered.status().message(), 300));
+    const ProblemCode code =
+        model.is_encoder_decoder() ? ProblemCode::kNotOneTurn : ProblemCode::kTemplateRefused;
+    findings.Add(code, OneLine(rendered.status().message(), 300));
     return row;
   }
   row.rendered = *std::move(rendered);

@@ -29,11 +29,11 @@ enum class TooLong { kTruncateAnswer, kDrop, kError };
 TooLong ParseTooLong(absl::string_view on_too_long);
 
 // A row of more than `max_length` tokens loses its end, which is the answer (kTruncateAnswer, with
-// the warning kTruncated), or is refused with kTooLong. Refused as well: what the template refuses,
-// and a row of whose trained tokens none is left, or of an answer that is nothing but calls that
-// the template does not show. What else of `tools` (a JSON list, or empty), calls and thoughts it
-// does not show is a warning. If `findings` has an error the row must not be used. A status is a
-// fault of ours.
+// the warning kTruncated), or is refused with kTooLong. Refused as well: what the template refuses
+// or, of an encoder-decoder, is not one question and one answer; and a row of whose trained tokens
+// none is left, or of an answer that is nothing but calls that the template does not show. What
+// else of `tools` (a JSON list, or empty), calls and thoughts it does not show is a warning. If
+// `findings` has an error the row must not be used. A status is a fault of ours.
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
                                      int max_length, TooLong too_long, Findings& findings,
                                      absl::string_view tools = "");

@@ -33,6 +33,7 @@ constexpr ProblemKind kKinds[] = {
     {ProblemCode::kUnknownTool, "unknown_tool", Severity::kError},
     {ProblemCode::kToolWithoutCall, "tool_without_call", Severity::kError},
     {ProblemCode::kTemplateRefused, "template_refused", Severity::kError},
+    {ProblemCode::kNotOneTurn, "not_one_turn", Severity::kError},
     {ProblemCode::kTooLong, "too_long", Severity::kError},
     {ProblemCode::kNoTrainedToken, "no_trained_token", Severity::kError},
     {ProblemCode::kInTraining, "in_training", Severity::kError},

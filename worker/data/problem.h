@@ -38,6 +38,7 @@ enum class ProblemCode {
   kUnknownTool,
   kToolWithoutCall,
   kTemplateRefused,
+  kNotOneTurn,
   kTooLong,
   kNoTrainedToken,
   kInTraining,

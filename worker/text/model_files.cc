@@ -17,6 +17,7 @@ constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 constexpr size_t kMaxConfigBytes = size_t{32} << 20;
 constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
 constexpr char kConfigName[] = "tokenizer_config.json";
+constexpr char kModelConfigName[] = "config.json";
 constexpr char kTemplateName[] = "chat_template.jinja";
 
 // The empty string if there is no such file.
@@ -72,6 +73,14 @@ absl::Status ReadConfig(absl::string_view bytes, ModelFiles& files) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> ReadsSources(absl::string_view model_config) {
+  if (model_config.empty()) return false;
+  const Json config =
+      Json::parse(model_config.begin(), model_config.end(), nullptr, /*allow_exceptions=*/false);
+  if (!config.is_object()) return absl::InvalidArgumentError("is not a JSON object");
+  return config.value("is_encoder_decoder", Json()) == true;
+}
+
 }  // namespace
 
 absl::StatusOr<ModelFiles> ReadModelFiles(const fs::path& model_dir) {
@@ -81,6 +90,13 @@ absl::StatusOr<ModelFiles> ReadModelFiles(const fs::path& model_dir) {
   LATHE_ASSIGN_OR_RETURN(const std::string config,
                          ReadIfThere(model_dir / kConfigName, kMaxConfigBytes));
   LATHE_RETURN_IF_ERROR(Annotate(ReadConfig(config, files), (model_dir / kConfigName).string()));
+  LATHE_ASSIGN_OR_RETURN(const std::string model_config,
+                         ReadIfThere(model_dir / kModelConfigName, kMaxConfigBytes));
+  const absl::StatusOr<bool> reads_sources = ReadsSources(model_config);
+  if (!reads_sources.ok()) {
+    return Annotate(reads_sources.status(), (model_dir / kModelConfigName).string());
+  }
+  files.is_encoder_decoder = *reads_sources;
   LATHE_ASSIGN_OR_RETURN(std::string source,
                          ReadIfThere(model_dir / kTemplateName, kMaxTemplateBytes));
   if (!source.empty()) {

@@ -21,10 +21,13 @@ struct ModelFiles {
   std::vector<std::pair<std::string, std::string>> special_tokens;
   // Empty if the model has none.
   std::string eos_token;
+  // is_encoder_decoder of config.json: it takes a source and makes a target, without a template.
+  bool is_encoder_decoder = false;
 };
 
-// InvalidArgument or NotFound names the file and the fault. tokenizer_config.json and
-// chat_template.jinja may be missing; the latter wins over the template in the former.
+// InvalidArgument or NotFound names the file and the fault. tokenizer_config.json,
+// chat_template.jinja and config.json may be missing; the latter wins over the template in the
+// former.
 absl::StatusOr<ModelFiles> ReadModelFiles(const std::filesystem::path& model_dir);
 
 }  // namespace lathe

@@ -67,6 +67,29 @@ absl::Status CheckUtf8(absl::string_view text, absl::string_view what) {
       absl::StrCat(what, ": byte ", fault, " is not valid UTF-8; allowed is UTF-8"));
 }
 
+// A source, and unless it is a prompt a target.
+absl::Status CheckSource(const Conversation& conversation, bool generation_prompt,
+                         absl::string_view tools) {
+  const auto refuse = [](absl::string_view has) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("this model is an encoder-decoder, which takes one question and gives one "
+                     "answer, without system message, history or tools; this one has ",
+                     has));
+  };
+  if (!tools.empty()) return refuse("tools");
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const Message& message = conversation[i];
+    LATHE_RETURN_IF_ERROR(CheckUtf8(message.content, absl::StrCat("messages[", i, "]")));
+    if (message.role == Role::kSystem) return refuse("a system message");
+    if (message.role == Role::kTool) return refuse("a tool's message");
+    if (!message.fields.empty()) return refuse("a message with more than its content");
+  }
+  const size_t wanted = generation_prompt ? 1 : 2;
+  const bool fits = conversation.size() == wanted && conversation[0].role == Role::kUser &&
+                    (wanted == 1 || conversation[1].role == Role::kAssistant);
+  return fits ? absl::OkStatus() : refuse(absl::StrCat(conversation.size(), " messages"));
+}
+
 absl::StatusOr<rust::Vec<textkit::ChatMessage>> ToBridge(const Conversation& conversation) {
   rust::Vec<textkit::ChatMessage> messages;
   messages.reserve(conversation.size());
@@ -103,6 +126,7 @@ struct TextModel::State {
   TemplateTraits traits;
   // eos_token's id, or -1. It closes a turn even where the file does not call it special.
   int32_t eos_id = -1;
+  bool is_encoder_decoder = false;
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool special,
                                               Seam seam) const {
@@ -116,6 +140,10 @@ struct TextModel::State {
   // Tokenises the segments one by one and says where each token comes from.
   absl::StatusOr<std::vector<RenderedToken>> Tokenise(const std::vector<Segment>& segments,
                                                       const Conversation& conversation) const;
+  // What an encoder-decoder makes of a conversation.
+  absl::StatusOr<std::vector<RenderedToken>> RenderSource(const Conversation& conversation,
+                                                          bool generation_prompt,
+                                                          absl::string_view tools) const;
   // The template's words at the end of the prompt for answer `index`.
   std::vector<Prompt> FindPrompts(const Conversation& conversation, size_t index,
                                   absl::string_view tools) const;
@@ -168,6 +196,27 @@ absl::StatusOr<std::vector<RenderedToken>> TextModel::State::Tokenise(
     for (size_t i = 0; i < ids.size(); ++i) {
       tokens.push_back({ids[i], source, message, i < num_trained});
     }
+  }
+  return tokens;
+}
+
+absl::StatusOr<std::vector<RenderedToken>> TextModel::State::RenderSource(
+    const Conversation& conversation, bool generation_prompt, absl::string_view tools) const {
+  LATHE_RETURN_IF_ERROR(CheckSource(conversation, generation_prompt, tools));
+  std::vector<RenderedToken> tokens;
+  for (size_t i = 0; i < conversation.size(); ++i) {
+    const Message& message = conversation[i];
+    const bool is_target = message.role == Role::kAssistant;
+    const int index = static_cast<int>(i);
+    LATHE_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                           Encode(message.content, /*special=*/false, Seam::TextStart));
+    if (ids.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the ", is_target ? "target" : "source", " has no token in this model"));
+    }
+    const bool trained = is_target && message.trained;
+    for (const int32_t id : ids) tokens.push_back({id, SourceOf(message.role), index, trained});
+    tokens.push_back({eos_id, TokenSource::kTemplate, index, trained});
   }
   return tokens;
 }
@@ -268,7 +317,8 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
   auto tokenizer = Guard([&] { return textkit::load_tokenizer(Bytes(files.tokenizer_json)); });
   const std::string tokenizer_file = (model_dir / "tokenizer.json").string();
   if (!tokenizer.ok()) return Annotate(tokenizer.status(), tokenizer_file);
-  std::unique_ptr<State> state(new State{*std::move(tokenizer), {}, {}, {}, {}, -1});
+  std::unique_ptr<State> state(
+      new State{*std::move(tokenizer), {}, {}, {}, {}, -1, files.is_encoder_decoder});
   if (!files.eos_token.empty()) {
     state->eos_id = state->tokenizer->token_id(Bytes(files.eos_token));
     if (state->eos_id < 0) {
@@ -277,14 +327,19 @@ absl::StatusOr<std::unique_ptr<TextModel>> TextModel::Load(const std::filesystem
           absl::Utf8SafeCEscape(files.eos_token), "', which ", tokenizer_file, " does not have"));
     }
   }
-  if (!files.chat_template.empty()) {
+  if (files.is_encoder_decoder && state->eos_id < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat((model_dir / "tokenizer_config.json").string(),
+                     ": has no eos_token, with which an encoder-decoder's texts end"));
+  }
+  if (!files.chat_template.empty() && !files.is_encoder_decoder) {
     auto chat_template = LoadTemplate(files);
     if (!chat_template.ok()) {
       return Annotate(chat_template.status(), (model_dir / files.chat_template_file).string());
     }
     state->chat_template = *std::move(chat_template);
   }
-  state->template_sha256 = Sha256Hex(files.chat_template);
+  state->template_sha256 = Sha256Hex(files.is_encoder_decoder ? "" : files.chat_template);
   state->FindStopIds();
   if (state->chat_template.has_value()) {
     state->traits = FindTraits([&](const Conversation& conversation,
@@ -303,8 +358,9 @@ absl::StatusOr<std::vector<int32_t>> TextModel::Encode(absl::string_view text, b
 }
 
 std::string TextModel::Decode(const std::vector<int32_t>& ids) const {
-  const auto text =
-      Guard([&] { return std::string(state_->tokenizer->decode({ids.data(), ids.size()})); });
+  const auto text = Guard([&] {
+    return std::string(state_->tokenizer->decode({ids.data(), ids.size()}));
+  });
   return text.value_or("");
 }
 
@@ -319,11 +375,15 @@ int32_t TextModel::TokenId(absl::string_view token) const {
 int TextModel::vocabulary_size() const { return state_->tokenizer->vocabulary_size(); }
 const std::vector<int32_t>& TextModel::stop_ids() const { return state_->stop_ids; }
 const TemplateTraits& TextModel::traits() const { return state_->traits; }
+bool TextModel::is_encoder_decoder() const { return state_->is_encoder_decoder; }
 const std::string& TextModel::template_sha256() const { return state_->template_sha256; }
 
 absl::StatusOr<std::vector<RenderedToken>> TextModel::Render(const Conversation& conversation,
                                                              bool generation_prompt,
                                                              absl::string_view tools) const {
+  if (state_->is_encoder_decoder) {
+    return state_->RenderSource(conversation, generation_prompt, tools);
+  }
   LATHE_ASSIGN_OR_RETURN(const textkit::Rendered rendered,
                          state_->RenderSegments(conversation, generation_prompt, tools));
   const auto prompts_before = [&](size_t index) {

@@ -59,6 +59,8 @@ class TextModel {
   const std::vector<int32_t>& stop_ids() const;
   // What the template does with tools and thoughts; nothing without a template.
   const TemplateTraits& traits() const;
+  // It has no template: a conversation is one question, its source, and one answer, its target.
+  bool is_encoder_decoder() const;
   // sha256 of the template's source, in hexadecimal.
   const std::string& template_sha256() const;
 
@@ -66,7 +68,8 @@ class TextModel {
   // template text with special tokens, message content without. Never compares rendered prefixes.
   // With `generation_prompt` the template opens the next assistant turn at the end. `tools`: a JSON
   // list of what the model may call, or empty. A part of a content (trimmed, split off, in JSON)
-  // stays content.
+  // stays content. An encoder-decoder's source and target are tokenised like a text each, and end
+  // with eos_token.
   // InvalidArgument: a content or field is not UTF-8 or not JSON; there is no template; the
   // template refuses (its own words), needs what we lack (line and construct), or does not end.
   absl::StatusOr<std::vector<RenderedToken>> Render(const Conversation& conversation,

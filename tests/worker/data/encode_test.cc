@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "common/base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -120,6 +121,69 @@ TEST(EncodeRow, DropAndErrorRefuseATooLongRow) {
 
 TEST(EncodeRow, ARowWithoutATrainedTokenAfterTheCutIsRefused) {
   Encode(kTwoTurns, 16);
+  ASSERT_TRUE(last_findings.refused());
+  EXPECT_EQ(ProblemName(last_findings.first_error().code), "no_trained_token");
+}
+
+// An encoder-decoder with the tiny Llama's tokenizer.
+std::unique_ptr<TextModel> LoadEncoderDecoder() {
+  const TempFolder folder = *TempFolder::Make("encode_test");
+  const auto write = [&](const char* name, const std::string& bytes) {
+    EXPECT_TRUE(WriteFileAtomically(folder.path() / name, bytes).ok());
+  };
+  write("tokenizer.json", *ReadFile("tests/data/tiny-llama/tokenizer.json"));
+  write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  write("config.json", R"({"is_encoder_decoder": true})");
+  return *TextModel::Load(folder.path());
+}
+
+EncodedRow EncodeSource(const Conversation& conversation, int max_length = 2048) {
+  static const TextModel* const model = LoadEncoderDecoder().release();
+  last_findings = Findings();
+  return *EncodeRow(*model, conversation, max_length, TooLong::kTruncateAnswer, last_findings);
+}
+
+const Conversation kOneTurn = {{Role::kUser, "one", true}, {Role::kAssistant, "answer", true}};
+
+TEST(EncodeSource, SourceAndTargetEndWithTheEndToken) {
+  ExpectPieces(EncodeSource(kOneTurn), {{"one", false, false},
+                                        {"<|im_end|>", true, false},
+                                        {"answer", false, true},
+                                        {"<|im_end|>", true, true}});
+  EXPECT_THAT(last_findings.list(), IsEmpty());
+}
+
+TEST(EncodeSource, SpecialStringsInASourceStayText) {
+  const EncodedRow row =
+      EncodeSource({{Role::kUser, "a<|im_end|>b", true}, {Role::kAssistant, "c", true}});
+  EXPECT_EQ(std::count(row.ids.begin(), row.ids.end(), Model().TokenId("<|im_end|>")), 2);
+}
+
+TEST(EncodeSource, ARowOfMoreThanOneTurnIsRefusedByName) {
+  EncodeSource(kTwoTurns);
+  EXPECT_EQ(FirstCode(), "not_one_turn");
+  EXPECT_THAT(last_findings.list()[0].reason,
+              ::testing::HasSubstr("this one has a system message"));
+  EncodeSource({kOneTurn[0], kOneTurn[1], kOneTurn[0], kOneTurn[1]});
+  EXPECT_THAT(last_findings.list()[0].reason, ::testing::HasSubstr("this one has 4 messages"));
+  EncodeSource({kOneTurn[0], {Role::kAssistant, "", true, R"({"tool_calls": []})"}});
+  EXPECT_EQ(FirstCode(), "not_one_turn");
+}
+
+TEST(EncodeSource, ASourceOrTargetWithoutTokensIsRefused) {
+  EncodeSource({{Role::kUser, "", true}, kOneTurn[1]});
+  EXPECT_EQ(FirstCode(), "not_one_turn");
+  EXPECT_THAT(last_findings.list()[0].reason, ::testing::HasSubstr("the source has no token"));
+}
+
+TEST(EncodeSource, TheLimitCountsBothAndCutsTheTargetAlone) {
+  const EncodedRow whole = EncodeSource(kOneTurn);
+  const auto source = static_cast<int>(std::find(whole.trained.begin(), whole.trained.end(), 1) -
+                                       whole.trained.begin());
+  const EncodedRow cut = EncodeSource(kOneTurn, source + 1);
+  EXPECT_FALSE(last_findings.refused());
+  EXPECT_EQ(cut.ids.size(), static_cast<size_t>(source) + 1);
+  EncodeSource(kOneTurn, source);
   ASSERT_TRUE(last_findings.refused());
   EXPECT_EQ(ProblemName(last_findings.first_error().code), "no_trained_token");
 }

@@ -217,5 +217,30 @@ TEST(GgufPreTokenizerTest, DefaultCutsMarksAndDigits) {
   EXPECT_THAT(*(*model)->Encode("a++1212", false), ::testing::ElementsAre(0, 4, 7, 3));
 }
 
+// Each is a text of its own, behind which the tokenizer of transformers puts </s>.
+TEST(SourceTargetTest, IdsAreThoseOfT5TokenizerForSourceAndTarget) {
+  const auto tokenizer = TokenizerJsonFromSentencePiece(
+      ReadTestFile(absl::StrCat(kFolder, "unigram.model")), {.tokenizer_class = "T5Tokenizer"});
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto model =
+      LoadTextModel(*tokenizer, R"({"eos_token": "</s>"})", R"({"is_encoder_decoder": true})");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const Json golden = Json::parse(ReadTestFile("tests/data/goldens/source_target_ids.json"));
+  for (const Json& row : golden.at("rows")) {
+    std::vector<int32_t> expected = row.at("source_ids");
+    const size_t source = expected.size();
+    for (const Json& id : row.at("target_ids")) expected.push_back(id);
+    const auto tokens =
+        (*model)->Render({{Role::kUser, row.at("source")}, {Role::kAssistant, row.at("target")}},
+                         /*generation_prompt=*/false);
+    ASSERT_TRUE(tokens.ok()) << tokens.status();
+    EXPECT_EQ(IdsOf(*tokens), expected) << row.at("source");
+    for (size_t i = 0; i < tokens->size(); ++i) EXPECT_EQ((*tokens)[i].trained, i >= source);
+    const auto prompt =
+        (*model)->Render({{Role::kUser, row.at("source")}}, /*generation_prompt=*/true);
+    EXPECT_EQ(IdsOf(*prompt), row.at("source_ids").get<std::vector<int32_t>>());
+  }
+}
+
 }  // namespace
 }  // namespace lathe

@@ -26,12 +26,16 @@ absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const TextSpec& spec) {
 }
 
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(absl::string_view tokenizer_json,
-                                                         absl::string_view config_json) {
+                                                         absl::string_view config_json,
+                                                         absl::string_view model_json) {
   LATHE_ASSIGN_OR_RETURN(const TempFolder folder, TempFolder::Make("text_model"));
   LATHE_RETURN_IF_ERROR(WriteFileAtomically(folder.path() / "tokenizer.json", tokenizer_json));
   if (!config_json.empty()) {
     LATHE_RETURN_IF_ERROR(
         WriteFileAtomically(folder.path() / "tokenizer_config.json", config_json));
+  }
+  if (!model_json.empty()) {
+    LATHE_RETURN_IF_ERROR(WriteFileAtomically(folder.path() / "config.json", model_json));
   }
   return TextModel::Load(folder.path());
 }

@@ -24,9 +24,10 @@ struct TextSpec {
 };
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(const TextSpec& spec);
 
-// With another tokenizer.json and tokenizer_config.json; an empty config writes none.
+// With another tokenizer.json, tokenizer_config.json and config.json; an empty text writes none.
 absl::StatusOr<std::unique_ptr<TextModel>> LoadTextModel(absl::string_view tokenizer_json,
-                                                         absl::string_view config_json);
+                                                         absl::string_view config_json,
+                                                         absl::string_view model_json = "");
 
 std::string ReadTestFile(const std::filesystem::path& path);
 

@@ -8,7 +8,9 @@
 #include <fstream>
 #include <regex>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "common/base/file.h"
 #include "nlohmann/json.hpp"
 #include "tests/testing/subprocess.h"
@@ -32,9 +34,15 @@ class FamilyRunTest : public ::testing::TestWithParam<const char*> {
     fs::create_directories(path("source"));
     for (const auto& entry : fs::directory_iterator(fs::path("tests/data/families") / GetParam())) {
       const std::string name = entry.path().filename();
-      if (entry.is_regular_file() && name != "golden.safetensors") {
+      if (name.starts_with("model") || name == "config.json") {
         fs::copy_file(entry, path("source") / name);
       }
+    }
+    if (absl::EndsWith(GetParam(), "t5")) {
+      fs::copy_file("tests/data/sentencepiece/unigram.model", path("source") / "spiece.model");
+      std::ofstream(path("source") / "tokenizer_config.json")
+          << R"({"tokenizer_class": "T5Tokenizer"})";
+      return;
     }
     for (const char* name : {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}) {
       fs::copy_file(fs::path("tests/data/tiny-llama") / name, path("source") / name);
@@ -65,8 +73,11 @@ class FamilyRunTest : public ::testing::TestWithParam<const char*> {
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, FamilyRunTest,
-                         ::testing::Values("llama3", "mistral", "qwen2", "qwen3", "chatglm3"),
-                         [](const auto& test) { return std::string(test.param); });
+                         ::testing::Values("llama3", "mistral", "qwen2", "qwen3", "chatglm3", "t5",
+                                           "flan-t5"),
+                         [](const auto& test) {
+                           return absl::StrReplaceAll(test.param, {{"-", ""}});
+                         });
 
 double HeldOutLoss(const std::string& output, const std::string& when) {
   std::smatch match;

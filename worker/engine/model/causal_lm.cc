@@ -12,8 +12,8 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::
                                                          const ModelOptions& options) {
   LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
   if (options.trainable && config.encoder_decoder) {
-    return absl::UnimplementedError(absl::StrCat(
-        "method is full with a ", config.architecture, "; supported for it are lora and qlora"));
+    return absl::UnimplementedError(absl::StrCat("method is full with a ", config.architecture,
+                                                 "; supported for it are lora and qlora"));
   }
   LATHE_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model_dir, config, options));
   const auto make = config.encoder_decoder ? MakeEncoderDecoder : MakeDecoder;

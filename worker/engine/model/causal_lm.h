@@ -16,8 +16,8 @@ namespace at {
 class Tensor;
 }
 
-// A decoder, or encoder and decoder, with a language-model head: frozen below named LoRA adapters, or
-// trained itself.
+// A decoder, or encoder and decoder, with a language-model head: frozen below named LoRA adapters,
+// or trained itself.
 
 namespace lathe {
 

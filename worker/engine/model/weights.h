@@ -16,12 +16,12 @@
 namespace lathe {
 
 struct LayerWeights {
-  at::Tensor input_norm;                // [D]
-  at::Tensor post_attention_norm;       // [D]
-  at::Tensor cross_norm;                // [D], before attention to an encoder. Undefined: none.
-  at::Tensor relative_bias;             // [buckets, H], in the first layer of an encoder or decoder.
-  at::Tensor query_norm;                // [E], of every query head. Undefined: none; both or none.
-  at::Tensor key_norm;                  // [E], of every key head.
+  at::Tensor input_norm;           // [D]
+  at::Tensor post_attention_norm;  // [D]
+  at::Tensor cross_norm;           // [D], before attention to an encoder. Undefined: none.
+  at::Tensor relative_bias;        // [buckets, H], in the first layer of an encoder or decoder.
+  at::Tensor query_norm;           // [E], of every query head. Undefined: none; both or none.
+  at::Tensor key_norm;             // [E], of every key head.
   LinearGroup groups[kNumProjections];  // By Projection.
 };
 
