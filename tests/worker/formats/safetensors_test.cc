@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "common/base/sha256.h"
 #include "worker/formats/mapped_file.h"
 
 namespace lathe {
@@ -82,9 +83,8 @@ TEST_F(SafetensorsTest, WhatIsWrittenIsReadBackAndStartsAtAMultipleOf64) {
 TEST_F(SafetensorsTest, TheHashOfAFileIsKnownWithoutWritingIt) {
   const std::vector<TensorView> tensors = {{"b", Dtype::kF16, {3}, "123456"},
                                            {"a", Dtype::kF32, {1, 1}, "abcd"}};
-  const fs::path path = folder_.path() / "hashed.safetensors";
-  ASSERT_TRUE(WriteSafetensors(path, tensors).ok());
-  EXPECT_EQ(*Sha256OfSafetensors(tensors), *Sha256OfFile(path));
+  ASSERT_TRUE(WriteSafetensors(Path(), tensors).ok());
+  EXPECT_EQ(*Sha256OfSafetensors(tensors), *Sha256OfFile(Path()));
   EXPECT_FALSE(Sha256OfSafetensors({{"a", Dtype::kF32, {2}, "abcd"}}).ok());
 }
 

@@ -58,7 +58,9 @@ TEST(CanaryTest, TheSameModelGivesTheSameAnswersAndAnotherAdapterOthers) {
 TEST(CanaryTest, ARowAsLongAsTheModelsPositionsIsAnswered) {
   const auto model = TinyModel();
   const auto length = static_cast<size_t>(model->config().max_positions);
-  CanaryRow row{.ids = testing::RandomRow(length, 1, 3).ids,
+  const testing::OwnedRow random = testing::RandomRow(length, 1, 3);
+  CanaryRow row{.ids = random.ids,
+                .trained = random.trained,
                 .first_label = model->config().max_positions - 1};
   EXPECT_EQ(AnswerCanary(*model, {row}, "").greedy.size(), 1U);
   row.first_label -= 2;
