@@ -47,8 +47,10 @@ const std::array kFields = {
     LATHE_FIELD("dataset", dataset, "name of an uploaded data set (lathe datasets list)"),
     LATHE_FIELD("method", method,
                 "sft: LoRA; qlora: the same over a base in 4 bits; full: all parameters"),
-    LATHE_FIELD("base_dtype", base_dtype,
-                "f32 or bf16: how the base's matrices are held in memory"),
+    LATHE_FIELD("device", device, "cpu or cuda: what computes"),
+    LATHE_FIELD(
+        "base_dtype", base_dtype,
+        "f32 or bf16: how the base's matrices are held; f32 on cpu, bf16 on cuda when empty"),
     LATHE_FIELD("lora.rank", lora.rank, "rank of the update matrices, 1 to 256"),
     LATHE_FIELD("lora.alpha", lora.alpha, "the update is scaled by alpha / rank"),
     LATHE_FIELD("lora.rslora", lora.rslora, "true: scaled by alpha / sqrt(rank) instead"),

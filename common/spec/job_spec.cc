@@ -65,10 +65,17 @@ absl::Status Validate(const JobSpec& spec) {
   LATHE_RETURN_IF_ERROR(ValidateName("model", spec.model));
   LATHE_RETURN_IF_ERROR(ValidateName("dataset", spec.dataset));
   LATHE_RETURN_IF_ERROR(OneOf("method", spec.method, {"sft", "qlora", "full"}));
-  LATHE_RETURN_IF_ERROR(OneOf("base_dtype", spec.base_dtype, {"f32", "bf16"}));
-  if (IsFullTuning(spec) && spec.base_dtype != "f32") {
-    return absl::InvalidArgumentError(absl::StrCat("base_dtype is '", spec.base_dtype,
-                                                   "'; with method full it must be f32"));
+  LATHE_RETURN_IF_ERROR(OneOf("device", spec.device, {"cpu", "cuda"}));
+  if (!spec.base_dtype.empty()) {
+    LATHE_RETURN_IF_ERROR(OneOf("base_dtype", spec.base_dtype, {"f32", "bf16"}));
+  }
+  if (IsFullTuning(spec) && spec.base_dtype == "bf16") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("base_dtype is '", spec.base_dtype, "'; with method full it must be f32"));
+  }
+  if (IsFullTuning(spec) && spec.device != "cpu") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("device is '", spec.device, "'; with method full it must be cpu"));
   }
   LATHE_RETURN_IF_ERROR(ValidateLora(spec.lora));
   LATHE_RETURN_IF_ERROR(ValidateParent(spec));
@@ -89,6 +96,7 @@ absl::Status Validate(const JobSpec& spec) {
 
 JobSpec Resolve(JobSpec spec, const std::string& unique) {
   if (spec.learning_rate == 0) spec.learning_rate = IsFullTuning(spec) ? 2e-5 : 3e-4;
+  if (spec.base_dtype.empty()) spec.base_dtype = spec.device == "cuda" ? "bf16" : "f32";
   // A fixed number, not free memory: the content of micro-batches is part of the result and must
   // not depend on where the job happens to run.
   if (spec.micro_batch_tokens == 0) spec.micro_batch_tokens = std::max(512, spec.max_length / 4);
@@ -99,8 +107,9 @@ JobSpec Resolve(JobSpec spec, const std::string& unique) {
 }
 
 std::string BaseStorageOf(const JobSpec& spec) {
-  if (spec.method != "qlora") return spec.base_dtype;
-  return spec.base_dtype == "bf16" ? "nf4+bf16" : "nf4";
+  const bool bf16 = spec.base_dtype == "bf16";
+  if (spec.method == "qlora") return bf16 ? "nf4+bf16" : "nf4";
+  return bf16 ? "bf16" : "f32";
 }
 
 }  // namespace lathe

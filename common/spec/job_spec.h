@@ -33,7 +33,10 @@ struct JobSpec {
   std::string dataset;  // Name of an uploaded data set.
   // sft: LoRA | qlora: the same over a base in 4 bits | full: every parameter is trained.
   std::string method = "sft";
-  std::string base_dtype = "f32";  // f32 | bf16: how the frozen matrices are held.
+  std::string device = "cpu";  // cpu | cuda: what computes.
+  // f32 | bf16: how the frozen matrices are held. Empty: f32 on the CPU, bf16 on a GPU, which then
+  // computes in BF16 too.
+  std::string base_dtype;
   LoraSpec lora;             // Of sft and qlora.
   std::string parent_model;  // Adapter over `model` to go on from. Empty: a new one.
   int max_length = 2048;     // Tokens a row may have, [16, 131072].
@@ -70,7 +73,8 @@ inline const char* ResultKind(const JobSpec& spec) {
 // Range and vocabulary of every field. InvalidArgument: "lora.rank is 0; must be in [1, 256]".
 absl::Status Validate(const JobSpec& spec);
 
-// All zero and empty "chosen for you" values filled in: learning_rate, micro_batch_tokens, name.
+// All zero and empty "chosen for you" values filled in: learning_rate, micro_batch_tokens, name,
+// base_dtype.
 // What comes back is what is stored and what runs. Pure. `unique` ends a generated name.
 JobSpec Resolve(JobSpec spec, const std::string& unique);
 

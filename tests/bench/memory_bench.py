@@ -19,11 +19,12 @@ BASES = {
     "qlora, bf16": "method: qlora\nbase_dtype: bf16",
 }
 LENGTH = 256
-# One step of eight rows in one micro-batch.
+ROWS = 4
+# One step of all rows in one micro-batch.
 JOB = f"""epochs: 1
-batch_size: 8
+batch_size: {ROWS}
 max_length: {LENGTH}
-micro_batch_tokens: {8 * LENGTH}
+micro_batch_tokens: {ROWS * LENGTH}
 validation_fraction: 0
 """
 
@@ -31,7 +32,7 @@ validation_fraction: 0
 def train(trainer, job, out):
     """The mark after the last step: what comes after it, the export, has a process of its own."""
     run = subprocess.Popen(
-        [trainer, "run", str(job), "--threads", "2", "--out", str(out)],
+        [trainer, "run", str(job), "--threads", "1", "--out", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     peak, text = 0, ""
@@ -53,7 +54,7 @@ def main():
     print(f"{'base':12} {'kept for backward':20} peak", flush=True)
     with tempfile.TemporaryDirectory(prefix="lathe-bench-") as folder:
         work = pathlib.Path(folder)
-        write_rows(work / "rows.jsonl", dense_rows(8))
+        write_rows(work / "rows.jsonl", dense_rows(ROWS))
         for name, lines in BASES.items():
             for checkpointing, kept in (("false", "activations"), ("true", "inputs of layers")):
                 job = work / "job.yaml"

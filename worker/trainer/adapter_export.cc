@@ -22,7 +22,7 @@ std::vector<TensorView> Views(CausalLm& model, const std::string& name,
                               std::vector<at::Tensor>& kept) {
   std::vector<TensorView> views;
   for (const AdapterTensor& entry : model.AdapterTensors(name)) {
-    kept.push_back(entry.tensor.detach().to(at::kFloat).contiguous());
+    kept.push_back(entry.tensor.detach().to(at::kCPU, at::kFloat).contiguous());
     const at::Tensor& tensor = kept.back();
     views.push_back(
         {.name = entry.name,

@@ -17,6 +17,7 @@
 #include "worker/formats/safetensors.h"
 #include "worker/text/text_model.h"
 #include "worker/trainer/child_processes.h"
+#include "worker/trainer/cuda_group.h"
 #include "worker/trainer/torch_guard.h"
 
 namespace lathe {
@@ -89,12 +90,14 @@ absl::StatusOr<CanaryAnswers> ReadAnswers(const fs::path& path) {
 
 absl::Status Answer(const AnswerCommand& command) {
   const AnswerRequest& request = command.request;
+  if (request.cuda_device >= 0) LATHE_RETURN_IF_ERROR(OpenCuda().status());
   at::set_num_threads(std::max(1, request.threads));
   LATHE_ASSIGN_OR_RETURN(const Canary canary, ReadCanary(request.shard_dir));
   LATHE_RETURN_IF_ERROR(CheckTemplate(request.model_dir, canary));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(request.base_storage));
-  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(request.model_dir, {.storage = storage}));
+  LATHE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<CausalLm> model,
+      CausalLm::Load(request.model_dir, {.storage = storage, .cuda_device = request.cuda_device}));
   if (request.adapter_dir.empty()) {
     return WriteAnswers(AnswerCanary(*model, canary.rows, ""), command.output);
   }
@@ -107,6 +110,7 @@ std::vector<std::string> Arguments(const AnswerRequest& request, const fs::path&
                                         absl::StrCat("--model=", request.model_dir.string()),
                                         absl::StrCat("--shards=", request.shard_dir.string()),
                                         absl::StrCat("--base-storage=", request.base_storage),
+                                        absl::StrCat("--cuda-device=", request.cuda_device),
                                         absl::StrCat("--threads=", request.threads),
                                         absl::StrCat("--out=", output.string())};
   if (!request.adapter_dir.empty()) {

@@ -15,6 +15,7 @@ struct AnswerRequest {
   std::filesystem::path shard_dir;    // The canary is made of its rows again.
   std::filesystem::path adapter_dir;  // PEFT folder. Empty: model_dir itself is the export.
   std::string base_storage = "f32";   // BaseStorageOf() of the job.
+  int cuda_device = -1;               // ModelOptions::cuda_device.
   int threads = 1;                    // As many as the other side has: the bits depend on it.
 };
 

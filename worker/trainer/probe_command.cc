@@ -17,6 +17,7 @@
 #include "worker/engine/generate/greedy.h"
 #include "worker/engine/model/causal_lm.h"
 #include "worker/formats/safetensors.h"
+#include "worker/trainer/cuda_group.h"
 #include "worker/trainer/torch_guard.h"
 
 // T tokens of a prompt, V vocabulary.
@@ -117,13 +118,16 @@ absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOp
 }
 
 absl::Status Probe(const ProbeCommand& command) {
+  const bool cuda = command.device == "cuda";
+  if (cuda) LATHE_RETURN_IF_ERROR(OpenCuda().status());
   at::set_num_threads(std::max(1, command.threads));
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
   LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
   LATHE_ASSIGN_OR_RETURN(std::vector<int64_t> end_ids, EndIds(command.model_dir));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(command.base_storage));
-  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(command.model_dir, {.storage = storage}));
+  LATHE_ASSIGN_OR_RETURN(
+      const std::unique_ptr<CausalLm> model,
+      CausalLm::Load(command.model_dir, {.storage = storage, .cuda_device = cuda ? 0 : -1}));
   const bool has_adapter = !command.adapter_dir.empty();
   if (has_adapter) LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));

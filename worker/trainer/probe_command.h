@@ -17,10 +17,12 @@ struct ProbeCommand {
   std::filesystem::path prompts_file;
   std::filesystem::path output_dir;
   std::string base_storage = "f32";  // BaseStorageOf() of the job.
+  std::string device = "cpu";        // Or cuda: the first one.
   int threads = 1;
 };
 
-// InvalidArgument: a prompt is not a list of token ids of the model.
+// FailedPrecondition: there is no GPU. InvalidArgument: a prompt is not a list of token ids of the
+// model.
 absl::Status RunProbeCommand(const ProbeCommand& command);
 
 }  // namespace lathe

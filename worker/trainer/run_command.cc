@@ -20,6 +20,7 @@
 #include "worker/formats/peft.h"
 #include "worker/text/text_model.h"
 #include "worker/trainer/child_processes.h"
+#include "worker/trainer/cuda_group.h"
 
 namespace lathe {
 namespace {
@@ -183,6 +184,7 @@ absl::Status CheckOutput(const fs::path& output) {
 absl::Status RunRunCommand(const RunCommand& command) {
   LATHE_ASSIGN_OR_RETURN(JobSpec spec, LoadJobFile(command.job_file));
   LATHE_ASSIGN_OR_RETURN(RunPlan plan, PlanRun(std::move(spec), command.ranks));
+  LATHE_RETURN_IF_ERROR(CheckDevice(plan.spec));
   LATHE_RETURN_IF_ERROR(TakeOverParent(plan));
   const fs::path output =
       command.output_dir.empty() ? fs::path(plan.spec.name) : command.output_dir;

@@ -23,6 +23,7 @@
 #include "worker/engine/train/trainer.h"
 #include "worker/formats/model_config.h"
 #include "worker/trainer/adapter_export.h"
+#include "worker/trainer/cuda_group.h"
 #include "worker/trainer/model_export.h"
 
 namespace lathe {
@@ -98,16 +99,16 @@ struct Session {
   Shard validation;
 };
 
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task) {
+absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task, int cuda_device) {
   const bool full = IsFullTuning(task.spec);
   if (full) LATHE_RETURN_IF_ERROR(CheckMemory(task));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(BaseStorageOf(task.spec)));
-  LATHE_ASSIGN_OR_RETURN(
-      std::unique_ptr<CausalLm> model,
-      CausalLm::Load(task.model_dir,
-                     {.storage = storage,
-                      .activation_checkpointing = task.spec.activation_checkpointing,
-                      .trainable = full}));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model,
+                         CausalLm::Load(task.model_dir, {.storage = storage,
+                                                         .cuda_device = cuda_device,
+                                                         .activation_checkpointing =
+                                                             task.spec.activation_checkpointing,
+                                                         .trainable = full}));
   if (full) return model;
   LATHE_RETURN_IF_ERROR(
       model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
@@ -115,13 +116,13 @@ absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task) {
   return model;
 }
 
-absl::StatusOr<Session> LoadSession(const TrainTask& task) {
+absl::StatusOr<Session> LoadSession(const TrainTask& task, int cuda_device) {
   LATHE_ASSIGN_OR_RETURN(Shard train, OpenShard(task.shard_dir, "train.shard"));
   if (train.num_rows() == 0) {
     return absl::InvalidArgumentError("train.shard has no rows; needs at least 1");
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, LoadModel(task));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, LoadModel(task, cuda_device));
   return Session{std::move(model), IsFullTuning(task.spec) ? "" : kAdapter, std::move(train),
                  std::move(validation)};
 }
@@ -175,12 +176,13 @@ absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
 }
 
 // Before anybody may use the export: a fresh process must answer with it as this one does.
-absl::StatusOr<Parity> CheckParity(Session& session, const TrainTask& task) {
+absl::StatusOr<Parity> CheckParity(Session& session, const TrainTask& task, int cuda_device) {
   const bool full = IsFullTuning(task.spec);
   const AnswerRequest request{.model_dir = full ? task.output_dir : task.model_dir,
                               .shard_dir = task.shard_dir,
                               .adapter_dir = full ? "" : task.output_dir,
                               .base_storage = BaseStorageOf(task.spec),
+                              .cuda_device = cuda_device,
                               .threads = task.threads};
   LATHE_ASSIGN_OR_RETURN(const std::vector<CanaryRow> canary, LoadCanary(task.shard_dir));
   const CanaryAnswers trained = AnswerCanary(*session.model, canary, session.adapter);
@@ -195,8 +197,8 @@ absl::StatusOr<Parity> CheckParity(Session& session, const TrainTask& task) {
 }
 
 // On rank 0. A bad export leaves nothing behind.
-absl::StatusOr<Parity> Verify(Session& session, const TrainTask& task) {
-  absl::StatusOr<Parity> parity = CheckParity(session, task);
+absl::StatusOr<Parity> Verify(Session& session, const TrainTask& task, int cuda_device) {
+  absl::StatusOr<Parity> parity = CheckParity(session, task, cuda_device);
   if (parity.ok()) return parity;
   std::error_code error;
   std::filesystem::remove_all(task.output_dir, error);
@@ -210,6 +212,15 @@ absl::StatusOr<std::string> Export(Session& session, const TrainTask& task, int 
   if (IsFullTuning(task.spec)) return ExportModel(*session.model, task.model_dir, output);
   return ExportAdapter(*session.model, session.adapter,
                        {.output_dir = output, .base_model = task.spec.model});
+}
+
+// A GPU's number depends on who else is on its machine: there the group comes before the model.
+absl::StatusOr<CudaRank> TakeSeat(const TrainTask& task, TrainObserver& observer) {
+  if (task.spec.device != "cuda") return CudaRank();
+  LATHE_ASSIGN_OR_RETURN(NcclPlugin* const plugin, OpenCuda());
+  observer.OnPhase("rendezvous");
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> control, task.join());
+  return JoinOnCuda(*plugin, std::move(control));
 }
 
 absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group) {
@@ -227,12 +238,16 @@ absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group)
 
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,
                                          const std::stop_token& stop) {
+  LATHE_ASSIGN_OR_RETURN(CudaRank seat, TakeSeat(task, observer));
   at::set_num_threads(std::max(1, task.threads));
   observer.OnPhase("load");
-  LATHE_ASSIGN_OR_RETURN(Session session, LoadSession(task));
+  LATHE_ASSIGN_OR_RETURN(Session session, LoadSession(task, seat.device));
   LATHE_RETURN_IF_ERROR(CheckStop(stop));
-  observer.OnPhase("rendezvous");
-  LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<Communicator> group, task.join());
+  if (seat.group == nullptr) {
+    observer.OnPhase("rendezvous");
+    LATHE_ASSIGN_OR_RETURN(seat.group, task.join());
+  }
+  const std::unique_ptr<Communicator>& group = seat.group;
 
   const SystemClock clock;
   Trainer trainer({*session.model, session.adapter, session.train, *group, observer, clock},
@@ -249,7 +264,7 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   TrainResult result{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
   if (group->rank() != 0) return result;
   observer.OnPhase("verify");
-  LATHE_ASSIGN_OR_RETURN(result.parity, Verify(session, task));
+  LATHE_ASSIGN_OR_RETURN(result.parity, Verify(session, task, seat.device));
   return result;
 }
 

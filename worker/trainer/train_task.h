@@ -24,7 +24,7 @@ struct TrainTask {
   std::filesystem::path parent_dir;  // PEFT folder to go on from. Empty: a new adapter.
   JobSpec spec;                      // Resolved.
   int threads = 1;
-  // Forms the group of ranks; called once, after the model is loaded.
+  // Forms the group of ranks; called once, after the model is loaded, or before on a GPU.
   std::function<absl::StatusOr<std::unique_ptr<Communicator>>()> join;
   // Rank 0: answers the canary with what was exported, in another process.
   std::function<absl::StatusOr<CanaryAnswers>(const AnswerRequest&)> answer_afresh =
@@ -43,7 +43,7 @@ struct TrainResult {
 // A whole training as one rank: load, join, held-out loss, all steps, held-out loss, export and its
 // verification. `stop` ends it on all ranks after the step that runs: Cancelled. Other errors:
 // InvalidArgument (model, data, or an adapter to go on from that does not fit; a machine too small
-// for full tuning), FailedPrecondition (loss not finite), Unavailable (a peer is
+// for full tuning), FailedPrecondition (loss not finite, or no GPU), Unavailable (a peer is
 // gone), DataLoss (ranks ended with different bits, or the export is not the trained model: then
 // output_dir is gone). Throws what libtorch throws.
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,

@@ -47,6 +47,8 @@ void AddProbe(CLI::App& app, ProbeCommand& options, Action& action) {
   probe->add_option("--out", options.output_dir, "folder for the results")->required();
   probe->add_option("--base-storage", options.base_storage,
                     "f32, bf16, nf4 or nf4+bf16, as the adapter was trained over it; default: f32");
+  probe->add_option("--device", options.device, "cpu or cuda; default: cpu")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   probe->add_option("--threads", options.threads, "default: 1");
   probe->callback(
       [&options, &action] { action = [&options] { return RunProbeCommand(options); }; });
@@ -84,6 +86,7 @@ void AddAnswer(CLI::App& app, AnswerCommand& options, Action& action) {
   answer->add_option("--shards", options.request.shard_dir)->required();
   answer->add_option("--adapter", options.request.adapter_dir);
   answer->add_option("--base-storage", options.request.base_storage)->required();
+  answer->add_option("--cuda-device", options.request.cuda_device)->required();
   answer->add_option("--threads", options.request.threads)->required();
   answer->add_option("--out", options.output)->required();
   answer->callback(

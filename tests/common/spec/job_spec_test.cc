@@ -28,7 +28,8 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"model", ""},
                                                        {"dataset", ""},
                                                        {"method", "sft"},
-                                                       {"base_dtype", "f32"},
+                                                       {"device", "cpu"},
+                                                       {"base_dtype", ""},
                                                        {"lora.rank", "8"},
                                                        {"lora.alpha", "16"},
                                                        {"lora.rslora", "false"},
@@ -121,7 +122,8 @@ TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {
                                                   {"dataset", ""},
                                                   {"name", "../x"},
                                                   {"method", "dpo"},
-                                                  {"base_dtype", "f16"}};
+                                                  {"base_dtype", "f16"},
+                                                  {"device", "tpu"}};
   for (const auto& [key, text] : bad) {
     JobSpec spec = Minimal();
     ASSERT_TRUE(SetJobField(spec, key, text).ok()) << key;
@@ -141,6 +143,27 @@ TEST(JobSpecTest, MethodAndBaseTypeTogetherSayHowTheBaseIsHeld) {
   EXPECT_EQ(BaseStorageOf(spec), "nf4+bf16");
   spec.base_dtype = "f32";
   EXPECT_EQ(BaseStorageOf(spec), "nf4");
+}
+
+TEST(JobSpecTest, FullTuningIsOfTheCpuIn32Bits) {
+  JobSpec spec = Minimal();
+  spec.method = "full";
+  EXPECT_TRUE(Validate(spec).ok());
+  EXPECT_EQ(Resolve(spec, "x").base_dtype, "f32");
+  spec.device = "cuda";
+  EXPECT_EQ(Validate(spec).message(), "device is 'cuda'; with method full it must be cpu");
+  spec.device = "cpu";
+  spec.base_dtype = "bf16";
+  EXPECT_EQ(Validate(spec).message(), "base_dtype is 'bf16'; with method full it must be f32");
+}
+
+TEST(JobSpecTest, TheBaseIsHeldInBf16OnAGpuUnlessTheJobSaysOtherwise) {
+  JobSpec spec = Minimal();
+  EXPECT_EQ(Resolve(spec, "x").base_dtype, "f32");
+  spec.device = "cuda";
+  EXPECT_EQ(Resolve(spec, "x").base_dtype, "bf16");
+  spec.base_dtype = "f32";
+  EXPECT_EQ(Resolve(spec, "x").base_dtype, "f32");
 }
 
 TEST(JobSpecTest, ResolvedSpecNeverDependsOnRanks) {

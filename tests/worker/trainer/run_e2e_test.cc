@@ -237,6 +237,18 @@ TEST_F(RunTest, AJobGoesOnFromAnAdapterFolder) {
   EXPECT_THAT(refused.output(), HasSubstr("lora.alpha is 3; parent_model 'parent' has 16"));
 }
 
+// Where there is a GPU this is no error: scripts/verify-gpu.
+TEST_F(RunTest, AJobForAGpuEndsAtOnceWhereThereIsNone) {
+  if (fs::exists("/dev/nvidia0")) GTEST_SKIP() << "this machine has a GPU";
+  WriteJob("device: cuda\n");
+  Subprocess run(Command("out", 1));
+  const int status = run.Wait();
+  EXPECT_EQ(WEXITSTATUS(status), kExitUserError) << run.output();
+  const std::regex line("lathe-trainer: device is 'cuda'; this .*; must be cpu here\n");
+  EXPECT_TRUE(std::regex_match(run.output(), line)) << run.output();
+  EXPECT_FALSE(fs::exists(path("out")));
+}
+
 TEST_F(RunTest, RanksDieWithTheRun) {
   WriteJob("epochs: 100\n");
   Subprocess run(Command("out", 2));

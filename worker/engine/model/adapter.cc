@@ -180,7 +180,8 @@ absl::StatusOr<at::ScalarType> ScalarTypeOf(const TensorView& view) {
 }
 
 absl::StatusOr<at::Tensor> ReadTensor(const SafetensorsFile& file, const std::string& name,
-                                      const std::vector<int64_t>& shape, at::ScalarType dtype) {
+                                      const std::vector<int64_t>& shape,
+                                      const at::TensorOptions& like) {
   const TensorView* view = file.Find(name);
   if (view == nullptr) {
     return absl::InvalidArgumentError(
@@ -196,13 +197,14 @@ absl::StatusOr<at::Tensor> ReadTensor(const SafetensorsFile& file, const std::st
   // Copied byte by byte: a file of another program need not be aligned.
   at::Tensor tensor = at::empty(shape, stored);
   std::copy(view->bytes.begin(), view->bytes.end(), static_cast<char*>(tensor.data_ptr()));
-  return tensor.to(dtype);
+  return tensor.to(like);
 }
 
 }  // namespace
 
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
-                                    uint64_t seed, at::ScalarType dtype, const FrozenLayers& base) {
+                                    uint64_t seed, const at::TensorOptions& like,
+                                    const FrozenLayers& base) {
   AdapterConfig adapter;
   adapter.task_type = TaskTypeOf(config);
   adapter.rank = options.rank;
@@ -215,10 +217,10 @@ absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions
   uint64_t index = 0;
   const auto source = [&](const std::string& name,
                           const std::vector<int64_t>& shape) -> absl::StatusOr<at::Tensor> {
-    if (shape.size() == 1) return at::empty(shape, dtype);
+    if (shape.size() == 1) return at::empty(shape, like);
     const uint64_t key = StreamKey(seed, index++);
     const bool is_a = name.find("lora_A") != std::string::npos;
-    return is_a ? RandomA(shape, key).to(dtype) : at::zeros(shape, dtype);
+    return is_a ? RandomA(shape, key).to(like) : at::zeros(shape, like);
   };
   LATHE_ASSIGN_OR_RETURN(Adapter made, Assemble(config, std::move(adapter), source));
   if (made.config.dora) StartMagnitudes(made, base);
@@ -226,7 +228,7 @@ absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions
 }
 
 absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& dir,
-                                    at::ScalarType dtype) {
+                                    const at::TensorOptions& like) {
   LATHE_ASSIGN_OR_RETURN(const std::string json,
                          ReadFile(dir / "adapter_config.json", kMaxConfigBytes));
   LATHE_ASSIGN_OR_RETURN(AdapterConfig adapter, ParseAdapterConfig(json));
@@ -244,7 +246,7 @@ absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const fs::path& d
                          SafetensorsFile::Open(dir / "adapter_model.safetensors"));
   auto assembled = Assemble(config, std::move(adapter),
                             [&](const std::string& name, const std::vector<int64_t>& shape) {
-                              return ReadTensor(file, name, shape, dtype);
+                              return ReadTensor(file, name, shape, like);
                             });
   if (!assembled.ok()) return Annotate(assembled.status(), "adapter_model.safetensors");
   std::set<absl::string_view> known;

@@ -29,14 +29,15 @@ struct Adapter {
 // The frozen layers of one projection of one layer.
 using FrozenLayers = std::function<const LinearGroup&(int64_t layer, Projection projection)>;
 
-// CausalLm::AddAdapter. DoRA's magnitudes start as the row norms of `base`. InvalidArgument: an
-// option out of range, or an unknown module.
+// CausalLm::AddAdapter. Tensors have the type and the device of `like`. DoRA's magnitudes start as
+// the row norms of `base`. InvalidArgument: an option out of range, or an unknown module.
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
-                                    uint64_t seed, at::ScalarType dtype, const FrozenLayers& base);
+                                    uint64_t seed, const at::TensorOptions& like,
+                                    const FrozenLayers& base);
 
 // CausalLm::LoadAdapter. InvalidArgument: a tensor is missing, extra or has another shape, or the
 // configuration asks for what Lathe does not have.
 absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const std::filesystem::path& dir,
-                                    at::ScalarType dtype);
+                                    const at::TensorOptions& like);
 
 }  // namespace lathe

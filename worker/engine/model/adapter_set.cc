@@ -15,14 +15,14 @@ absl::Status AdapterSet::Add(const std::string& name, const LoraOptions& options
   const auto base = [&](int64_t layer, Projection projection) -> const LinearGroup& {
     return layers_[static_cast<size_t>(layer)].groups[static_cast<size_t>(projection)];
   };
-  LATHE_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(config_, options, seed, dtype_, base));
+  LATHE_ASSIGN_OR_RETURN(Adapter adapter, MakeAdapter(config_, options, seed, like_, base));
   adapters_.emplace(name, std::move(adapter));
   return absl::OkStatus();
 }
 
 absl::Status AdapterSet::Load(const std::string& name, const std::filesystem::path& dir) {
   LATHE_RETURN_IF_ERROR(CheckNewName(name));
-  LATHE_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(config_, dir, dtype_));
+  LATHE_ASSIGN_OR_RETURN(Adapter adapter, ReadAdapter(config_, dir, like_));
   adapters_.emplace(name, std::move(adapter));
   return absl::OkStatus();
 }

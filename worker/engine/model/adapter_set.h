@@ -16,13 +16,14 @@
 
 namespace lathe {
 
-// The named adapters of one model, whose config and layers outlive it. Thread-compatible. Errors
+// The named adapters of one model, whose config and layers outlive it; their tensors have the type
+// and the device of `like`. Thread-compatible. Errors
 // are those of CausalLm's methods of the same names.
 class AdapterSet {
  public:
   AdapterSet(const ModelConfig& config, const std::vector<LayerWeights>& layers,
-             at::ScalarType dtype)
-      : config_(config), layers_(layers), dtype_(dtype) {}
+             const at::TensorOptions& like)
+      : config_(config), layers_(layers), like_(like) {}
 
   absl::Status Add(const std::string& name, const LoraOptions& options, uint64_t seed);
   absl::Status Load(const std::string& name, const std::filesystem::path& dir);
@@ -37,7 +38,7 @@ class AdapterSet {
 
   const ModelConfig& config_;
   const std::vector<LayerWeights>& layers_;
-  const at::ScalarType dtype_;
+  const at::TensorOptions like_;
   std::map<std::string, Adapter> adapters_;
 };
 

@@ -15,6 +15,10 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::
     return absl::UnimplementedError(absl::StrCat("method is full with a ", config.architecture,
                                                  "; supported for it are lora and qlora"));
   }
+  if (options.cuda_device >= 0 && config.encoder_decoder) {
+    return absl::UnimplementedError(
+        absl::StrCat("device is 'cuda' with a ", config.architecture, "; supported for it is cpu"));
+  }
   LATHE_ASSIGN_OR_RETURN(ModelWeights weights, LoadWeights(model_dir, config, options));
   const auto make = config.encoder_decoder ? MakeEncoderDecoder : MakeDecoder;
   return make(std::move(config), std::move(weights), options);

@@ -21,7 +21,7 @@ class Tensor;
 
 namespace lathe {
 
-// How the frozen matrices are held. Products are computed in 32 bits whatever it is; vectors
+// How the frozen matrices are held. A CPU computes products in 32 bits whatever it is; vectors
 // (norms, biases) stay F32.
 enum class BaseStorage {
   kF32,      // Views of the mapped file.
@@ -38,6 +38,12 @@ absl::StatusOr<BaseStorage> ParseBaseStorage(absl::string_view name);
 struct ModelOptions {
   bool fp64 = false;  // Computes in 64-bit floats: for proofs.
   BaseStorage storage = BaseStorage::kF32;
+  // Number of a CUDA device that holds and computes everything; -1: the CPU. REQUIRES: the library
+  // of dist/nccl_plugin.h is open.
+  int cuda_device = -1;
+  // Activations in 16 bits, sums of norms, softmax and loss in 32: how a GPU computes over matrices
+  // in BF16. True of a CPU only for tests. Adapters stay F32.
+  bool bf16_compute = false;
   // A layer keeps its input alone for backward, which computes the rest again, with the same bits:
   // about a third more time. The model and the adapter must live until backward has run.
   bool activation_checkpointing = false;

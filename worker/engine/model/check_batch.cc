@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_join.h"
 
+#include "worker/engine/ops/staging.h"
+
 namespace lathe {
 namespace {
 
@@ -45,8 +47,8 @@ void CheckBatch(const PackedBatch& batch, const ModelConfig& config) {
                     "]; must rise from 0 to the number of tokens: ", num_tokens);
 }
 
-at::Tensor IndexTensor(const std::vector<int32_t>& values) {
-  return at::tensor(at::ArrayRef<int32_t>(values), at::kInt).to(at::kLong);
+at::Tensor IndexTensor(const std::vector<int32_t>& values, at::Device device) {
+  return Stage(values, device).to(at::kLong);
 }
 
 }  // namespace lathe

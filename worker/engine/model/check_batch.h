@@ -18,7 +18,7 @@ void CheckIds(const std::vector<int32_t>& ids, int64_t limit, const char* what);
 // Ids, labels and positions are the model's; label positions and documents are the batch's.
 void CheckBatch(const PackedBatch& batch, const ModelConfig& config);
 
-// As whole numbers of 64 bits, for index_select and the like.
-at::Tensor IndexTensor(const std::vector<int32_t>& values);
+// As whole numbers of 64 bits on `device` (ops/staging.h), for index_select and the like.
+at::Tensor IndexTensor(const std::vector<int32_t>& values, at::Device device = at::kCPU);
 
 }  // namespace lathe

@@ -13,6 +13,7 @@
 #include "worker/engine/ops/checkpoint.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/embedding.h"
+#include "worker/engine/ops/staging.h"
 #include "worker/engine/ops/token_loss.h"
 #include "worker/engine/ops/widened_product.h"
 
@@ -47,10 +48,12 @@ class LlamaLm final : public CausalLm {
   LlamaLm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
       : config_(std::move(config)),
         weights_(std::move(weights)),
-        dtype_(options.fp64 ? at::kDouble : at::kFloat),
+        device_(DeviceOf(options)),
+        dtype_(ComputeType(options)),
+        wide_(at::TensorOptions().device(device_).dtype(options.fp64 ? at::kDouble : at::kFloat)),
         checkpoint_(options.activation_checkpointing),
-        adapters_(config_, weights_.layers, dtype_),
-        rope_frequencies_(RopeFrequencies(config_, dtype_)),
+        adapters_(config_, weights_.layers, wide_),
+        rope_frequencies_(RopeFrequencies(config_, wide_.dtype().toScalarType()).to(device_)),
         interleaved_pairs_(LayoutOf(config_).interleaved_pairs),
         padding_row_(LayoutOf(config_).padding_row) {}
 
@@ -82,13 +85,13 @@ class LlamaLm final : public CausalLm {
   at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                      uint64_t dropout_seed) override {
     const at::Tensor hidden = LabelStates(batch, adapter, training, dropout_seed);
-    return TokenLossSum(hidden, weights_.head, IndexTensor(batch.labels));
+    return TokenLossSum(hidden, weights_.head, Indices(batch.labels));
   }
 
   EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const at::Tensor hidden = LabelStates(batch, adapter, /*training=*/false, 0);
-    const TokenLossStats stats = MeasureTokenLoss(hidden, weights_.head, IndexTensor(batch.labels));
+    const TokenLossStats stats = MeasureTokenLoss(hidden, weights_.head, Indices(batch.labels));
     return {stats.loss, stats.correct, static_cast<int64_t>(batch.labels.size())};
   }
 
@@ -111,7 +114,8 @@ class LlamaLm final : public CausalLm {
     CheckIds(ids, config_.vocab_size, "token id");
     TORCH_CHECK_VALUE(cache.length() + count <= config_.max_positions, "sequence has ",
                       cache.length() + count, " tokens; the model allows ", config_.max_positions);
-    const RopeTable rope = Rope(at::arange(cache.length(), cache.length() + count, at::kLong));
+    const RopeTable rope =
+        Rope(at::arange(cache.length(), cache.length() + count, wide_.dtype(at::kLong)));
     Pass pass = {.use = {.adapter = adapters_.Find(adapter)},
                  .checkpoint = false,
                  .attend = [&](int64_t layer, const at::Tensor& qkv) {
@@ -124,27 +128,33 @@ class LlamaLm final : public CausalLm {
  private:
   HeadShape heads() const { return {config_.num_heads, config_.num_kv_heads, config_.head_dim}; }
 
+  at::Tensor Indices(const std::vector<int32_t>& values) const {
+    return IndexTensor(values, device_);
+  }
+
+  // The angles are computed in wide floats.
   RopeTable Rope(const at::Tensor& positions) const {
-    return MakeRopeTable(positions, rope_frequencies_, interleaved_pairs_);
+    RopeTable rope = MakeRopeTable(positions, rope_frequencies_, interleaved_pairs_);
+    return {rope.cos.to(dtype_), rope.sin.to(dtype_), rope.interleaved};
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return Embedding(weights_.embedding, IndexTensor(ids), padding_row_).to(dtype_);
+    return Embedding(weights_.embedding, Indices(ids), padding_row_).to(dtype_);
   }
 
-  // [T, D] -> [T, V], without gradient.
+  // [T, D] -> [T, V] on the CPU, without gradient.
   at::Tensor HeadLogits(const at::Tensor& hidden) const {
     const at::Tensor normed = RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps);
     at::Tensor logits = at::empty({hidden.size(0), weights_.head.size(0)}, hidden.options());
     ProductInto(logits, normed, weights_.head);
-    return logits;
+    return logits.to(wide_.device(at::kCPU));
   }
 
   // Normed hidden states at label positions, [N, D].
   at::Tensor LabelStates(const PackedBatch& batch, const std::string& adapter, bool training,
                          uint64_t dropout_seed) const {
     const at::Tensor hidden = FinalStates(batch, adapter, training, dropout_seed);
-    const at::Tensor at_labels = hidden.index_select(0, IndexTensor(batch.label_positions));
+    const at::Tensor at_labels = hidden.index_select(0, Indices(batch.label_positions));
     return RmsNorm(at_labels, weights_.final_norm, config_.rms_norm_eps);
   }
 
@@ -152,12 +162,14 @@ class LlamaLm final : public CausalLm {
   at::Tensor FinalStates(const PackedBatch& batch, const std::string& adapter, bool training,
                          uint64_t dropout_seed) const {
     CheckBatch(batch, config_);
-    const RopeTable rope = Rope(IndexTensor(batch.positions));
+    const RopeTable rope = Rope(Indices(batch.positions));
+    const at::Tensor cumulative =
+        device_.is_cpu() ? at::Tensor() : Stage(batch.document_begin, device_);
     const Pass pass = {.use = {adapters_.Find(adapter), training, dropout_seed},
                        .checkpoint = checkpoint_ && training,
-                       .attend = [rope, shape = heads(), begin = batch.document_begin](
+                       .attend = [rope, cumulative, shape = heads(), begin = batch.document_begin](
                                      int64_t, const at::Tensor& qkv) {
-                         return PackedAttention(qkv, rope, shape, begin);
+                         return PackedAttention(qkv, rope, shape, begin, cumulative);
                        }};
     return RunLayers(Embed(batch.ids), pass);
   }
@@ -211,7 +223,9 @@ class LlamaLm final : public CausalLm {
 
   const ModelConfig config_;
   const ModelWeights weights_;
-  const at::ScalarType dtype_;
+  const at::Device device_;
+  const at::ScalarType dtype_;    // Of activations and products.
+  const at::TensorOptions wide_;  // Of adapters, on the device: F32, or F64.
   const bool checkpoint_;
   AdapterSet adapters_;
   const at::Tensor rope_frequencies_;  // [R / 2]

@@ -65,15 +65,16 @@ class TensorMaker {
  public:
   TensorMaker(const SafetensorsFile& file, const ModelOptions& options)
       : file_(file),
+        device_(DeviceOf(options)),
         fp64_(options.fp64),
         nf4_(options.storage == BaseStorage::kNf4 || options.storage == BaseStorage::kNf4Bf16),
         bf16_(options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16),
         trainable_(options.trainable) {}
 
-  at::Tensor Vector(const std::string& name) const { return Join({name}); }
+  at::Tensor Vector(const std::string& name) const { return Join({name}).to(device_); }
   // Below each other.
   at::Tensor Matrix(const std::vector<std::string>& names) const {
-    return bf16_ ? Round(names) : Join(names);
+    return (bf16_ ? Round(names) : Join(names)).to(device_);
   }
 
   LinearGroup Group(const DecoderLayout& layout, const std::string& prefix,
@@ -91,11 +92,13 @@ class TensorMaker {
     }
     if (weights.empty()) return group;
     if (quantized) {
-      for (const std::string& name : weights) group.quantized.push_back(Quantize(name));
+      for (const std::string& name : weights) {
+        group.quantized.push_back(ToDevice(Quantize(name), device_));
+      }
     } else {
       group.weight = Matrix(weights);
     }
-    if (!biases.empty()) group.bias = Join(biases);
+    if (!biases.empty()) group.bias = Join(biases).to(device_);
     return group;
   }
 
@@ -156,6 +159,7 @@ class TensorMaker {
   }
 
   const SafetensorsFile& file_;
+  const at::Device device_;
   const bool fp64_;
   const bool nf4_;
   const bool bf16_;
@@ -197,6 +201,18 @@ std::vector<AdapterTensor> Named(const std::vector<at::Tensor>& tensors,
 }
 
 }  // namespace
+
+at::Device DeviceOf(const ModelOptions& options) {
+  if (options.cuda_device < 0) return at::kCPU;
+  return {at::kCUDA, static_cast<at::DeviceIndex>(options.cuda_device)};
+}
+
+at::ScalarType ComputeType(const ModelOptions& options) {
+  if (options.fp64) return at::kDouble;
+  const bool narrow =
+      options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16;
+  return options.bf16_compute || (options.cuda_device >= 0 && narrow) ? at::kBFloat16 : at::kFloat;
+}
 
 absl::StatusOr<BaseStorage> ParseBaseStorage(absl::string_view name) {
   if (name == "f32") return BaseStorage::kF32;

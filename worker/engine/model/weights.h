@@ -41,6 +41,10 @@ struct ModelWeights {
 std::vector<AdapterTensor> ParameterTensorsOf(const ModelWeights& weights,
                                               const ModelConfig& config);
 
+at::Device DeviceOf(const ModelOptions& options);
+// Of activations and products.
+at::ScalarType ComputeType(const ModelOptions& options);
+
 // InvalidArgument: a tensor is missing, extra, or has another shape or type.
 absl::StatusOr<ModelWeights> LoadWeights(const std::filesystem::path& model_dir,
                                          const ModelConfig& config, const ModelOptions& options);

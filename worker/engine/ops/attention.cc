@@ -8,7 +8,9 @@
 #include <cmath>
 #include <limits>
 
+#include "worker/engine/ops/flash_attention.h"
 #include "worker/engine/ops/matrix_product.h"
+#include "worker/engine/ops/staging.h"
 
 // G = H / K query heads share one key head. They are stacked as rows of one matrix, so that keys
 // are not repeated. Queries go in blocks of at most kBlock rows, each with only the keys before its
@@ -74,7 +76,7 @@ at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, int64_t rows)
   at::Tensor scores = Multiply(q, k.transpose(1, 2));
   scores.mul_(1 / std::sqrt(static_cast<double>(q.size(2))));
   if (rows > 1) {
-    const at::Tensor hidden = at::ones({rows, rows}, at::kBool).triu_(1);
+    const at::Tensor hidden = at::ones({rows, rows}, scores.options().dtype(at::kBool)).triu_(1);
     scores.view({k.size(0), -1, rows, keys})
         .narrow(3, keys - rows, rows)
         .masked_fill_(hidden, -std::numeric_limits<double>::infinity());
@@ -181,6 +183,14 @@ struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFuncti
   }
 };
 
+int64_t LongestDocument(const std::vector<int32_t>& document_begin) {
+  int64_t longest = 0;
+  for (size_t d = 0; d + 1 < document_begin.size(); ++d) {
+    longest = std::max<int64_t>(longest, document_begin[d + 1] - document_begin[d]);
+  }
+  return longest;
+}
+
 }  // namespace
 
 RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequencies,
@@ -197,7 +207,13 @@ at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope) {
 }
 
 at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const HeadShape& shape,
-                           const std::vector<int32_t>& document_begin) {
+                           const std::vector<int32_t>& document_begin,
+                           const at::Tensor& cumulative) {
+  if (HasFlashAttention(qkv, shape)) {
+    const at::Tensor there =
+        cumulative.defined() ? cumulative : Stage(document_begin, qkv.device());
+    return FlashAttention(qkv, rope, shape, there, LongestDocument(document_begin));
+  }
   const Layout layout = {shape, rope.interleaved, {document_begin.begin(), document_begin.end()}};
   return PackedAttentionFunction::apply(qkv, rope.cos, rope.sin, layout);
 }

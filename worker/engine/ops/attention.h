@@ -30,9 +30,12 @@ RopeTable MakeRopeTable(const at::Tensor& positions, const at::Tensor& frequenci
                         bool interleaved);
 
 // qkv [T, (H + 2 K) E]: queries, keys, values of each token -> [T, H E]. `document_begin` as in
-// PackedBatch. Nothing of size T x T outlives the call: backward computes the scores again.
+// PackedBatch. Nothing of size T x T outlives the call: backward computes the scores again. On a
+// GPU in 16 bits: flash_attention.h, which takes `cumulative`, document_begin staged there, if the
+// caller has it.
 at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const HeadShape& shape,
-                           const std::vector<int32_t>& document_begin);
+                           const std::vector<int32_t>& document_begin,
+                           const at::Tensor& cumulative = {});
 
 // The parts of it that incremental decoding needs. No gradient.
 // Rotates [T, any, E] (transformers' rotate_half, of Llama or, interleaved, of Glm).

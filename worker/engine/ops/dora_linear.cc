@@ -10,10 +10,12 @@ namespace {
 
 bool HasUpdate(const LoraPair& pair) { return pair.a.defined(); }
 
-// m / n of layer i, [O_i], differentiable in m.
-at::Tensor Gain(const LinearGroup& group, const LoraUpdate& update, size_t i) {
+// m / n of layer i, [O_i], differentiable in m; computed in the type of m.
+at::Tensor Gain(const LinearGroup& group, const LoraUpdate& update, size_t i,
+                at::ScalarType dtype) {
   const LoraPair& pair = update.pairs[i];
-  return pair.magnitude / RowNorms(group.Rows(i, pair.a.scalar_type()), pair, update.scale);
+  const at::Tensor norms = RowNorms(group.Rows(i, pair.a.scalar_type()), pair, update.scale);
+  return (pair.magnitude / norms).to(dtype);
 }
 
 LoraPair WithoutMagnitude(const LoraPair& pair) { return {.a = pair.a, .b = pair.b}; }
@@ -24,7 +26,7 @@ at::Tensor WithoutDropout(const at::Tensor& x, const LinearGroup& group, const L
   std::vector<at::Tensor> gains;
   for (size_t i = 0; i < update.pairs.size(); ++i) {
     plain.pairs.push_back(WithoutMagnitude(update.pairs[i]));
-    gains.push_back(HasUpdate(update.pairs[i]) ? Gain(group, update, i)
+    gains.push_back(HasUpdate(update.pairs[i]) ? Gain(group, update, i, x.scalar_type())
                                                : at::ones({group.out_features[i]}, x.options()));
   }
   return LoraLinear(x, group.WithoutBias(), &plain) * at::cat(gains);
@@ -43,7 +45,7 @@ at::Tensor WithDropout(const at::Tensor& x, const LinearGroup& group, const Lora
     const at::Tensor dropped =
         x * DropoutMask(x, update.dropout, update.dropout_seed, static_cast<int64_t>(i));
     parts.push_back(LoraLinear(x - dropped, layer, nullptr) +
-                    LoraLinear(dropped, layer, &plain) * Gain(group, update, i));
+                    LoraLinear(dropped, layer, &plain) * Gain(group, update, i, x.scalar_type()));
   }
   return at::cat(parts, 1);
 }

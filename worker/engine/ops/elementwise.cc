@@ -29,22 +29,28 @@ at::Tensor InverseRms(const at::Tensor& x, double eps) {
   return at::mean(x * x, {-1}, /*keepdim=*/true).add_(eps).rsqrt_();
 }
 
+// 16 bits are too few for sums: norms compute in 32, as transformers does.
+at::Tensor Wide(const at::Tensor& x) {
+  return at::isReducedFloatingType(x.scalar_type()) ? x.to(at::kFloat) : x;
+}
+
 struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                             double eps) {
-    const at::Tensor inverse = InverseRms(x, eps);  // [T, 1]
+    const at::Tensor inverse = InverseRms(Wide(x), eps);  // [T, 1]
     ctx->save_for_backward({x, weight, inverse});
-    return at::mul(x, inverse).mul_(weight);
+    return at::mul(Wide(x), inverse).mul_(weight).to(x.scalar_type());
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     variable_list result(3);
     if (ctx->needs_input_grad(0)) {
-      result[0] = RmsNormBackward(grads[0], saved[0], saved[1], saved[2]);
+      result[0] = RmsNormBackward(Wide(grads[0]), Wide(saved[0]), saved[1], saved[2])
+                      .to(grads[0].scalar_type());
     }
     if (ctx->needs_input_grad(1)) {
-      result[1] = RmsNormWeightGradient(grads[0], saved[0], saved[2]);
+      result[1] = RmsNormWeightGradient(Wide(grads[0]), Wide(saved[0]), saved[2]);
     }
     return result;
   }
@@ -59,10 +65,11 @@ struct NormHeadsFunction : torch::autograd::Function<NormHeadsFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& weight,
                             double eps) {
     const at::Tensor heads = FirstHeads(qkv, weight.size(0), weight.size(1));
-    const at::Tensor inverse = InverseRms(heads, eps);  // [T, N, 1]
+    const at::Tensor inverse = InverseRms(Wide(heads), eps);  // [T, N, 1]
     ctx->save_for_backward({qkv, weight, inverse});
     at::Tensor out = qkv.clone();
-    FirstHeads(out, weight.size(0), weight.size(1)).mul_(inverse).mul_(weight);
+    FirstHeads(out, weight.size(0), weight.size(1))
+        .copy_(at::mul(Wide(heads), inverse).mul_(weight));
     return out;
   }
 
@@ -75,9 +82,9 @@ struct NormHeadsFunction : torch::autograd::Function<NormHeadsFunction> {
     const at::Tensor grad = grads[0].clone(at::MemoryFormat::Contiguous);
     at::Tensor grad_weight;
     if (ctx->needs_input_grad(1)) {
-      grad_weight = RmsNormWeightGradient(first(grad), first(saved[0]), saved[2]);
+      grad_weight = RmsNormWeightGradient(Wide(first(grad)), Wide(first(saved[0])), saved[2]);
     }
-    first(grad).copy_(RmsNormBackward(first(grad), first(saved[0]), weight, saved[2]));
+    first(grad).copy_(RmsNormBackward(Wide(first(grad)), Wide(first(saved[0])), weight, saved[2]));
     return {grad, grad_weight, at::Tensor()};
   }
 };

@@ -9,6 +9,7 @@
 
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
+#include "worker/engine/ops/dropout_mask.h"
 #include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/trained_linear.h"
 
@@ -36,7 +37,9 @@ struct LoraPlan : torch::CustomClassHolder {
 };
 using PlanPtr = c10::intrusive_ptr<LoraPlan>;
 
-PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, variable_list& tensors) {
+// `tensors`: {A, B, A, B, ...} as `dtype`, that of the product.
+PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, at::ScalarType dtype,
+                 variable_list& tensors) {
   auto plan = c10::make_intrusive<LoraPlan>();
   plan->scale = update.scale;
   plan->dropout = update.dropout;
@@ -49,7 +52,7 @@ PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, variable_li
       plan->slices.push_back({static_cast<int64_t>(i), out_begin, group.out_features[i],
                               plan->rank_sum, pair.a.size(0)});
       plan->rank_sum += pair.a.size(0);
-      tensors.insert(tensors.end(), {pair.a, pair.b});
+      tensors.insert(tensors.end(), {pair.a.to(dtype), pair.b.to(dtype)});
     }
     out_begin += group.out_features[i];
   }
@@ -190,6 +193,10 @@ void FillMask(Scalar* out, int64_t count, double dropout, uint64_t key) {
 at::Tensor DropoutMask(const at::Tensor& like, double dropout, uint64_t seed, int64_t layer) {
   at::Tensor mask = at::empty(like.sizes(), like.options());
   const uint64_t key = StreamKey(seed, static_cast<uint64_t>(layer));
+  if (!mask.is_cpu() || at::isReducedFloatingType(mask.scalar_type())) {
+    FillDropoutMask(mask, dropout, key);
+    return mask;
+  }
   AT_DISPATCH_FLOATING_TYPES(mask.scalar_type(), "DropoutMask", [&] {
     FillMask(mask.data_ptr<scalar_t>(), mask.numel(), dropout, key);
   });
@@ -202,10 +209,10 @@ at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const Lora
   if (update != nullptr && HasMagnitude(*update)) return DoraLinear(x, group, *update);
   variable_list tensors;
   if (update != nullptr) {
-    const PlanPtr plan = MakePlan(group, *update, tensors);
+    const PlanPtr plan = MakePlan(group, *update, x.scalar_type(), tensors);
     if (!tensors.empty()) return LoraLinearFunction::apply(x, at::TensorList(tensors), plan);
   }
-  return FrozenLinearFunction::apply(x, MakePlan(group, {}, tensors));
+  return FrozenLinearFunction::apply(x, MakePlan(group, {}, x.scalar_type(), tensors));
 }
 
 }  // namespace

@@ -27,7 +27,7 @@ bool HasAvx512() {
 }
 
 bool UsesOneDnn(const at::Tensor& a, const at::Tensor& b) {
-  if (a.scalar_type() != at::kFloat || !HasAvx512()) return false;
+  if (!a.is_cpu() || a.scalar_type() != at::kFloat || !HasAvx512()) return false;
   if (!at::globalContext().userEnabledMkldnn()) return false;
   const int64_t sides = std::min({a.size(-2), a.size(-1), b.size(-1)});
   return sides >= kMinSide && a.numel() * b.size(-1) >= kMinWork;

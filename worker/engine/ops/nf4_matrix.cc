@@ -4,6 +4,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <array>
 #include <span>
 
 #include "worker/engine/ops/row_pieces.h"
@@ -48,6 +49,19 @@ void FillRows(const Nf4Matrix& matrix, int64_t first_row, const at::Tensor& rows
   });
 }
 
+// table[indices], on the device of the indices.
+template <size_t N>
+at::Tensor Lookup(const std::array<float, N>& table, const at::Tensor& indices) {
+  const at::Tensor there =
+      at::tensor(at::ArrayRef<float>(table.data(), N), at::kFloat).to(indices.device());
+  return there.index_select(0, indices.to(at::kInt));
+}
+
+// Every value `times` times in a row, `count` in all.
+at::Tensor EachTimes(const at::Tensor& values, int64_t times, int64_t count) {
+  return values.unsqueeze(1).expand({values.size(0), times}).reshape({-1}).narrow(0, 0, count);
+}
+
 }  // namespace
 
 Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
@@ -78,7 +92,29 @@ Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
   return matrix;
 }
 
+at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype) {
+  const int64_t num_values = matrix.rows * matrix.cols;
+  const at::Tensor scales =
+      Lookup(DynamicMap(), matrix.scale_indices)
+          .mul_(EachTimes(matrix.nested, kNf4NestedBlock, matrix.scale_indices.numel()))
+          .add_(matrix.mean);
+  const at::Tensor pairs =
+      at::stack({at::bitwise_right_shift(matrix.codes, 4), at::bitwise_and(matrix.codes, 15)}, 1);
+  at::Tensor values = Lookup(Nf4Codes(), pairs.view({-1}).narrow(0, 0, num_values));
+  values.mul_(EachTimes(scales, kBlock, num_values));
+  return values.view({matrix.rows, matrix.cols}).to(dtype);
+}
+
+Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device) {
+  Nf4Matrix there = matrix;
+  for (at::Tensor* part : {&there.codes, &there.scale_indices, &there.nested}) {
+    *part = part->to(device);
+  }
+  return there;
+}
+
 at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
+  if (!matrix.codes.is_cpu()) return DequantizeThere(matrix, dtype);
   const at::Tensor rows = at::empty({matrix.rows, matrix.cols}, at::kFloat);
   FillRows(matrix, 0, rows);
   return rows.to(dtype);
@@ -86,6 +122,10 @@ at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
 
 void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
                   const std::function<void(int64_t first, const at::Tensor& rows)>& use) {
+  if (!matrix.codes.is_cpu()) {
+    use(0, DequantizeThere(matrix, dtype));
+    return;
+  }
   // A piece starts with a block, whatever the width.
   const RowPieces pieces = {
       .rows = matrix.rows, .cols = matrix.cols, .multiple = kBlock, .dtype = dtype};

@@ -22,11 +22,17 @@ struct Nf4Matrix {
 // weight [O, I], F32, contiguous, finite. The mean of the scales is torch.mean's.
 Nf4Matrix QuantizeNf4(const at::Tensor& weight);
 
-// [O, I] of `dtype`: F32, or F64 holding the same numbers.
+// [O, I] of `dtype`: F32, F64 holding the same numbers, or rounded to BF16.
 at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype);
 
+// The same numbers from ATen operations, on the device where the codes lie.
+at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype);
+
+Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device);
+
 // Calls `use` with rows [first, first + rows.size(0)) one piece after the other, from the first row
-// to the last. A piece is valid during its call only. REQUIRES: `use` does not call this again.
+// to the last; on a GPU all at once. A piece is valid during its call only. REQUIRES: `use` does
+// not call this again.
 void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
                   const std::function<void(int64_t first, const at::Tensor& rows)>& use);
 

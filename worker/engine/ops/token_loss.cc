@@ -14,16 +14,30 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+// Softmax and sums need 32 bits, also where products have 16.
+at::ScalarType WideType(const at::Tensor& hidden) {
+  return at::isReducedFloatingType(hidden.scalar_type()) ? at::kFloat : hidden.scalar_type();
+}
+
+void ChunkLogits(const at::Tensor& hidden, const at::Tensor& weight, at::Tensor& logits) {
+  if (hidden.scalar_type() == logits.scalar_type()) {
+    ProductInto(logits, hidden, weight);
+  } else {
+    logits.copy_(at::mm(hidden, weight.t()));
+  }
+}
+
 // Calls body(begin, log softmax [rows, V], labels [rows, 1]) per chunk. One buffer serves all.
 template <typename Body>
 void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
                   int64_t chunk, Body body) {
   const int64_t count = hidden.size(0);
-  at::Tensor buffer = at::empty({std::min(chunk, count), weight.size(0)}, hidden.options());
+  at::Tensor buffer =
+      at::empty({std::min(chunk, count), weight.size(0)}, hidden.options().dtype(WideType(hidden)));
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t rows = std::min(chunk, count - begin);
     at::Tensor logits = buffer.narrow(0, 0, rows);
-    ProductInto(logits, hidden.narrow(0, begin, rows), weight);
+    ChunkLogits(hidden.narrow(0, begin, rows), weight, logits);
     at::_log_softmax_out(logits, logits, 1, /*half_to_float=*/false);
     body(begin, logits, labels.narrow(0, begin, rows).unsqueeze(1));
   }
@@ -46,7 +60,8 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
           // d loss / d logits = softmax - one_hot(label).
           log_probs.exp_().scatter_add_(
               1, chunk_labels, at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
-          BackProductInto(grad_hidden.narrow(0, begin, log_probs.size(0)), log_probs, weight);
+          BackProductInto(grad_hidden.narrow(0, begin, log_probs.size(0)),
+                          log_probs.to(hidden.scalar_type()), weight);
           if (!grad_weight.defined()) return;
           AddProduct(grad_weight, log_probs.t(), hidden.narrow(0, begin, log_probs.size(0)));
         });

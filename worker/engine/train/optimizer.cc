@@ -17,7 +17,7 @@ double NormOf(const at::Tensor& values) {
 }  // namespace
 
 AdamW::AdamW(at::Tensor values, const AdamWOptions& options, const std::vector<DecayRange>& ranges)
-    : options_(options), num_steps_(at::zeros({}, at::kFloat)) {
+    : options_(options), num_steps_(at::zeros({}, values.options().dtype(at::kFloat))) {
   const at::Tensor first = at::zeros_like(values);
   const at::Tensor second = at::zeros_like(values);
   int64_t begin = 0;

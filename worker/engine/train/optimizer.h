@@ -48,7 +48,7 @@ class AdamW {
   const AdamWOptions options_;
   Parts decayed_;
   Parts others_;
-  at::Tensor num_steps_;  // [], float32, as the kernel wants it.
+  at::Tensor num_steps_;  // [], float32, beside the values, as the kernel wants it.
 };
 
 // Scales `gradients` in place so that their L2 norm is at most `max_norm`, by the formula of

@@ -1,6 +1,7 @@
 // liblathe_nccl.so on a machine without a driver: it opens, and says that there are no devices.
 
 #include <ATen/ATen.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -32,6 +33,12 @@ TEST(NcclOpenTest, LeavesTheEngineOnTheCpuAsItIs) {
   ASSERT_TRUE(plugin.ok()) << plugin.status();
   const at::Tensor two = at::ones({2, 2}, at::kFloat).mm(at::ones({2, 2}, at::kFloat));
   EXPECT_EQ(two.sum().item<double>(), 8.0);
+}
+
+// libtorch asks once what its CUDA part is. Had it done so before, no GPU would be found.
+TEST(NcclOpenTest, LibtorchKnowsOfItsCudaPartOnceTheLibraryIsOpen) {
+  ASSERT_TRUE(OpenNcclPlugin(Program("liblathe_nccl.so")).ok());
+  EXPECT_TRUE(at::detail::getCUDAHooks().compiledWithCuDNN());
 }
 
 TEST(NcclOpenTest, TrainerTellsTheDevices) {

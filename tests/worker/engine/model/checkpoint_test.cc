@@ -30,11 +30,14 @@ struct Case {
   const char* name;
   LoraOptions lora;
   BaseStorage storage = BaseStorage::kF32;
+  bool bf16_compute = false;
 };
 
 std::unique_ptr<CausalLm> Load(const Case& test, bool checkpointing) {
-  auto model = CausalLm::Load(DataFolder() / "tiny-llama",
-                              {.storage = test.storage, .activation_checkpointing = checkpointing});
+  auto model =
+      CausalLm::Load(DataFolder() / "tiny-llama", {.storage = test.storage,
+                                                   .bf16_compute = test.bf16_compute,
+                                                   .activation_checkpointing = checkpointing});
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->AddAdapter("new", test.lora, 7).ok());
   at::Generator numbers = at::detail::createCPUGenerator(3);
@@ -53,6 +56,10 @@ INSTANTIATE_TEST_SUITE_P(Methods, CheckpointTest,
                          testing::Values(Case{"Lora", {}}, Case{"Dropout", {.dropout = 0.3}},
                                          Case{"Dora", {.dropout = 0.2, .dora = true}},
                                          Case{"FourBits", {.dropout = 0.1}, BaseStorage::kNf4},
+                                         Case{"SixteenBits",
+                                              {.dropout = 0.1, .dora = true},
+                                              BaseStorage::kNf4Bf16,
+                                              /*bf16_compute=*/true},
                                          Case{"OneModuleOfOneLayer",
                                               {.target_modules = {"layers.1.mlp.up_proj"}}}),
                          [](const auto& test) { return test.param.name; });
@@ -88,7 +95,7 @@ TEST_P(CheckpointTest, OnlyTheInputOfEveryLayerIsHeldBetweenForwardAndBackward) 
   const int64_t rope = num_tokens * config.head_dim;
   // Of the final norm, the loss and their index tensors: per label, whatever the layers.
   const int64_t head = num_labels * (3 * config.hidden_size + 8);
-  EXPECT_GE(checkpointed, 4 * inputs);
+  EXPECT_GE(checkpointed, (GetParam().bf16_compute ? 2 : 4) * inputs);
   EXPECT_LE(checkpointed, 4 * (inputs + rope + head));
   EXPECT_GT(held(false).first, 2 * checkpointed);
 }

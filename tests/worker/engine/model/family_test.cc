@@ -56,8 +56,12 @@ class FamilyTest : public testing::TestWithParam<Parameter> {
   }
 
   // The imported model with the source's adapter as "tuned".
-  std::unique_ptr<CausalLm> Load() const {
-    auto model = CausalLm::Load(Import(), {.fp64 = precision().fp64});
+  // `narrow`: with all that a GPU has in 16 bits.
+  std::unique_ptr<CausalLm> Load(bool narrow = false) const {
+    auto model =
+        CausalLm::Load(Import(), {.fp64 = precision().fp64,
+                                  .storage = narrow ? BaseStorage::kBf16 : BaseStorage::kF32,
+                                  .bf16_compute = narrow});
     EXPECT_TRUE(model.ok()) << model.status();
     const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
     EXPECT_TRUE(status.ok()) << status;
@@ -142,6 +146,30 @@ TEST_P(FullTuningTest, GradientOfEveryParameterIsThatOfTransformers) {
   const auto model = LoadTrainable(Import(), precision().fp64);
   ExpectParameterGradients(Source() / "full.safetensors", *model, Pack({GoldenRow()}),
                            precision().loss, precision().gradient);
+}
+
+// The rounding of 16 bits and no more: the operations that a GPU runs, on the CPU.
+TEST_P(FamilyTest, SixteenBitComputeStaysNearTheReference) {
+  if (precision().fp64) return;  // The other precision is the one that is replaced.
+  const auto model = Load(/*narrow=*/true);
+  const std::vector<int32_t> ids = GoldenRow().ids;
+  const at::Tensor positions = Golden("positions").to(at::kLong);
+  const at::Tensor full = model->Logits(Document(ids), "tuned");
+  EXPECT_EQ(full.scalar_type(), at::kFloat);
+  const double error = RelativeError(full.index_select(0, positions), Golden("adapter.f32"));
+  EXPECT_LE(error, 0.03);
+  EXPECT_GT(error, 1e-4);  // They are 16 bits.
+  const auto cache = model->NewCache();
+  EXPECT_LE(RelativeError(model->Extend(*cache, ids, "tuned"), full[-1]), 0.03);
+  const auto ours = Differentiate(*model, {Pack({GoldenRow()})}, "tuned");
+  const double loss = Golden("loss_sum").item<double>();
+  EXPECT_NEAR(ours.loss, loss, 0.01 * loss);
+  const auto tensors = model->AdapterTensors("tuned");
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_EQ(ours.gradients[i].scalar_type(), at::kFloat);
+    EXPECT_LE(RelativeError(ours.gradients[i], Golden("gradient." + tensors[i].name)), 0.15)
+        << tensors[i].name;
+  }
 }
 
 TEST(FamilyTargetTest, TargetsAreTheModulesOfTheFamily) {

@@ -9,6 +9,7 @@
 #include "worker/engine/ops/biased_attention.h"
 #include "worker/engine/ops/counter_random.h"
 #include "worker/engine/ops/dora_linear.h"
+#include "worker/engine/ops/dropout_mask.h"
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/embedding.h"
 #include "worker/engine/ops/lora_linear.h"
@@ -207,6 +208,24 @@ TEST(Nf4MatrixTest, AWeightTakesLittleMoreThanHalfAByte) {
   const Nf4Matrix matrix = QuantizeNf4(Random({512, 576}, 14).to(at::kFloat));
   const auto bytes = matrix.codes.nbytes() + matrix.scale_indices.nbytes() + matrix.nested.nbytes();
   EXPECT_LE(static_cast<double>(bytes) / (512 * 576), 4.13 / 8);
+}
+
+// What a GPU computes with, here on the CPU. An odd number of values: the last byte has one.
+TEST(Nf4MatrixTest, TensorOperationsGiveTheNumbersOfTheLoop) {
+  for (const auto& [rows, cols] : {std::pair(200, 9000), std::pair(3, 43)}) {
+    const Nf4Matrix matrix = QuantizeNf4(Random({rows, cols}, 13).to(at::kFloat));
+    EXPECT_TRUE(at::equal(DequantizeThere(matrix, at::kDouble), Dequantize(matrix, at::kDouble)));
+  }
+}
+
+TEST(DropoutMaskTest, TensorOperationsDrawTheBitsOfTheLoop) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kDouble}) {
+    const at::Tensor loop = DropoutMask(at::empty({37, 129}, dtype), 0.3, 7, 2);
+    at::Tensor tensors = at::empty({37, 129}, dtype);
+    FillDropoutMask(tensors, 0.3, StreamKey(7, 2));
+    EXPECT_TRUE(at::equal(tensors, loop));
+    EXPECT_TRUE(at::equal(DropoutMask(loop.to(at::kBFloat16), 0.3, 7, 2).eq(0), loop.eq(0)));
+  }
 }
 
 TEST_P(LoraLinearTest, OverQuantizedLayersIsThatOverTheirValues) {
