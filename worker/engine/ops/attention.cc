@@ -6,15 +6,19 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <cstring>
 
+#include "worker/engine/ops/attention_aten.h"
 #include "worker/engine/ops/flash_attention.h"
+#include "worker/engine/ops/for_rows.h"
 #include "worker/engine/ops/matrix_product.h"
+#include "worker/engine/ops/row_kernels.h"
 #include "worker/engine/ops/staging.h"
 
 // G = H / K query heads share one key head. They are stacked as rows of one matrix, so that keys
 // are not repeated. Queries go in blocks of at most kBlock rows, each with only the keys before its
-// end: half of the work of a full matrix, and the scores stay small.
+// end: half of the work of a full matrix, and the scores stay small. What a block needs is copied
+// head by head, so that its products see plain matrices.
 
 namespace lathe {
 namespace {
@@ -29,59 +33,112 @@ at::Tensor Heads(const at::Tensor& qkv, int64_t first, int64_t count, int64_t he
   return qkv.narrow(1, first * head_dim, count * head_dim).view({qkv.size(0), count, head_dim});
 }
 
-// The first or second values of all pairs of x [T, any, E], a view.
-at::Tensor PairSide(const at::Tensor& x, const RopeTable& rope, int64_t side) {
-  const int64_t half = rope.cos.size(-1);
-  return rope.interleaved ? x.slice(-1, side, 2 * half, 2) : x.narrow(-1, side * half, half);
-}
-
-// out = x rotated by the table's angles, or back.
+// out = x [T, any, E] with every head turned by the table's angles, or back. out may be x.
 void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, const at::Tensor& out) {
-  const at::Tensor cos = rope.cos.unsqueeze(1);  // [T, 1, R / 2]
-  const at::Tensor sin = rope.sin.unsqueeze(1);
-  const at::Tensor first = PairSide(x, rope, 0);
-  const at::Tensor second = PairSide(x, rope, 1);
-  const double sign = inverse ? -1 : 1;
-  at::Tensor out_first = PairSide(out, rope, 0);
-  at::Tensor out_second = PairSide(out, rope, 1);
-  at::mul_out(out_first, first, cos).addcmul_(second, sin, -sign);
-  at::mul_out(out_second, second, cos).addcmul_(first, sin, sign);
-  const int64_t turned = 2 * rope.cos.size(-1);
-  const int64_t rest = x.size(-1) - turned;
-  if (rest > 0) out.narrow(-1, turned, rest).copy_(x.narrow(-1, turned, rest));
+  if (!HasRowKernels(x)) return RotateIntoAten(x, rope, inverse, out);
+  const PairTurn turn = {rope.cos.size(-1), x.size(2), rope.interleaved, inverse};
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RotateHeads", [&] {
+    const auto* from = x.const_data_ptr<scalar_t>();
+    const auto* cos = rope.cos.const_data_ptr<scalar_t>();
+    const auto* sin = rope.sin.const_data_ptr<scalar_t>();
+    auto* to = out.data_ptr<scalar_t>();
+    ForRows(x.size(0), x.size(1) * x.size(2), [&](int64_t t) {
+      for (int64_t head = 0; head < x.size(1); ++head) {
+        RotateRow(from + t * x.stride(0) + head * x.stride(1), cos + t * turn.half,
+                  sin + t * turn.half, turn, to + t * out.stride(0) + head * out.stride(1));
+      }
+    });
+  });
 }
 
-// Rows [begin, end) of [T, K * G, E] as [K, G * rows, E], copied.
+// Calls body(row of x, row of the stack) for heads of tokens [begin, end) of x [T, K * G, E],
+// stacked as [K, G * rows, E].
+template <typename T, typename Body>
+void ForStackedRows(const at::Tensor& x, int64_t begin, int64_t end, T* stack, const Body& body) {
+  const int64_t rows = end - begin;
+  const int64_t width = x.size(2);
+  T* data = x.data_ptr<T>();
+  ForRows(x.size(1) * rows, width, [&](int64_t i) {
+    body(data + (begin + i % rows) * x.stride(0) + i / rows * x.stride(1), stack + i * width);
+  });
+}
+
+// Rows [begin, end) of [T, K * G, E] as [K, G * rows, E], copied. With G = 1: keys and values.
 at::Tensor StackGroups(const at::Tensor& x, int64_t begin, int64_t end, int64_t num_kv_heads) {
-  const int64_t group = x.size(1) / num_kv_heads;
-  return x.narrow(0, begin, end - begin)
-      .view({end - begin, num_kv_heads, group, x.size(2)})
-      .permute({1, 2, 0, 3})
-      .reshape({num_kv_heads, group * (end - begin), x.size(2)});
+  if (!HasRowKernels(x)) return StackGroupsAten(x, begin, end, num_kv_heads);
+  const int64_t rows = x.size(1) / num_kv_heads * (end - begin);
+  at::Tensor stacked = at::empty({num_kv_heads, rows, x.size(2)}, x.options());
+  const auto bytes = static_cast<size_t>(x.size(2) * x.element_size());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "StackGroups", [&] {
+    ForStackedRows(x, begin, end, stacked.data_ptr<scalar_t>(),
+                   [&](const scalar_t* from, scalar_t* to) { std::memcpy(to, from, bytes); });
+  });
+  return stacked;
 }
 
-// The inverse: writes [K, G * rows, E] to rows of out [T, K * G, E].
-void UnstackGroups(const at::Tensor& stacked, int64_t begin, int64_t end, const at::Tensor& out) {
-  const int64_t kv = stacked.size(0);
-  const int64_t group = out.size(1) / kv;
-  out.narrow(0, begin, end - begin)
-      .view({end - begin, kv, group, out.size(2)})
-      .copy_(stacked.view({kv, group, end - begin, out.size(2)}).permute({2, 0, 1, 3}));
+// The inverse: adds [K, G * rows, E] to rows of out [T, K * G, E].
+void AddUnstacked(const at::Tensor& stacked, int64_t begin, int64_t end, const at::Tensor& out) {
+  if (!HasRowKernels(out)) {
+    UnstackedViewAten(out, begin, end, stacked.size(0))
+        .add_(StackedViewAten(stacked, out, begin, end));
+    return;
+  }
+  const int64_t width = out.size(2);
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "AddUnstacked", [&] {
+    ForStackedRows(out, begin, end, stacked.data_ptr<scalar_t>(),
+                   [&](scalar_t* to, const scalar_t* from) {
+                     for (int64_t i = 0; i < width; ++i) to[i] += from[i];
+                   });
+  });
 }
+
+void CopyUnstacked(const at::Tensor& stacked, int64_t begin, int64_t end, const at::Tensor& out) {
+  if (!HasRowKernels(out)) {
+    UnstackedViewAten(out, begin, end, stacked.size(0))
+        .copy_(StackedViewAten(stacked, out, begin, end));
+    return;
+  }
+  const auto bytes = static_cast<size_t>(out.size(2) * out.element_size());
+  AT_DISPATCH_FLOATING_TYPES(out.scalar_type(), "CopyUnstacked", [&] {
+    ForStackedRows(out, begin, end, stacked.data_ptr<scalar_t>(),
+                   [&](scalar_t* to, const scalar_t* from) { std::memcpy(to, from, bytes); });
+  });
+}
+
+double ScoreScale(const at::Tensor& q) { return 1 / std::sqrt(static_cast<double>(q.size(2))); }
 
 // Softmax of q k^T / sqrt(E), [K, G * rows, keys]; the last `rows` keys belong to the rows
 // themselves, and row i sees them up to i.
 at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, int64_t rows) {
   const int64_t keys = k.size(1);
-  at::Tensor scores = Multiply(q, k.transpose(1, 2));
-  scores.mul_(1 / std::sqrt(static_cast<double>(q.size(2))));
-  if (rows > 1) {
-    const at::Tensor hidden = at::ones({rows, rows}, scores.options().dtype(at::kBool)).triu_(1);
-    scores.view({k.size(0), -1, rows, keys})
-        .narrow(3, keys - rows, rows)
-        .masked_fill_(hidden, -std::numeric_limits<double>::infinity());
+  const at::Tensor scores = Multiply(q, k.transpose(1, 2));
+  if (!HasRowKernels(scores)) return CausalSoftmaxAten(scores, rows, ScoreScale(q));
+  AT_DISPATCH_FLOATING_TYPES(scores.scalar_type(), "Probabilities", [&] {
+    auto* data = scores.data_ptr<scalar_t>();
+    ForRows(scores.size(0) * scores.size(1), keys, [&](int64_t i) {
+      const int64_t row = i % scores.size(1) % rows;
+      SoftmaxRow(data + i * keys, keys - rows + row + 1, keys,
+                 static_cast<scalar_t>(ScoreScale(q)));
+    });
+  });
+  return scores;
+}
+
+// In place: the gradient of probabilities p becomes that of q k^T. Both [K, G * rows, keys].
+void SoftmaxBackward(const at::Tensor& p, double scale, const at::Tensor& grad) {
+  if (!HasRowKernels(p)) {
+    grad.sub_(at::sum(grad * p, {-1}, /*keepdim=*/true)).mul_(p).mul_(scale);
+    return;
   }
-  return at::_softmax(scores, -1, /*half_to_float=*/false);
+  const int64_t keys = p.size(2);
+  AT_DISPATCH_FLOATING_TYPES(p.scalar_type(), "SoftmaxBackward", [&] {
+    const auto* probabilities = p.const_data_ptr<scalar_t>();
+    auto* data = grad.data_ptr<scalar_t>();
+    ForRows(p.size(0) * p.size(1), keys, [&](int64_t i) {
+      SoftmaxGradientRow(probabilities + i * keys, keys, static_cast<scalar_t>(scale),
+                         data + i * keys);
+    });
+  });
 }
 
 // What a call needs beside tensors. One argument: apply() would take a list apart.
@@ -108,78 +165,80 @@ std::vector<Block> Blocks(at::IntArrayRef document_begin) {
   return blocks;
 }
 
-// Keys or values [T, K, E] that a block sees, as [K, keys, E], a view.
-at::Tensor KeysOf(const at::Tensor& x, const Block& block) {
-  return x.narrow(0, block.document, block.end - block.document).transpose(0, 1);
-}
+// Parts of [T, (H + 2 K) E], views [T, any, E].
+struct Parts {
+  Parts(const at::Tensor& qkv, const HeadShape& shape)
+      : q(Heads(qkv, 0, shape.num_heads, shape.head_dim)),
+        k(Heads(qkv, shape.num_heads, shape.num_kv_heads, shape.head_dim)),
+        v(Heads(qkv, shape.num_heads + shape.num_kv_heads, shape.num_kv_heads, shape.head_dim)),
+        rotated(Heads(qkv, 0, shape.num_heads + shape.num_kv_heads, shape.head_dim)) {}
+  at::Tensor q, k, v;
+  at::Tensor rotated;  // q and k.
+};
 
 struct PackedAttentionFunction : torch::autograd::Function<PackedAttentionFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input, const at::Tensor& cos,
                             const at::Tensor& sin, const Layout& layout) {
     const HeadShape& shape = layout.shape;
-    const int64_t num_rotated = shape.num_heads + shape.num_kv_heads;
-    const at::Tensor rotated = RotateHeads(Heads(qkv, 0, num_rotated, shape.head_dim),
-                                           {cos, sin, layout.interleaved});  // [T, H + K, E]
+    const at::Tensor qkv = input.contiguous();
+    const Parts parts(qkv, shape);
+    const at::Tensor rotated = RotateHeads(parts.rotated, {cos, sin, layout.interleaved});
     const at::Tensor q = rotated.narrow(1, 0, shape.num_heads);
     const at::Tensor k = rotated.narrow(1, shape.num_heads, shape.num_kv_heads);
-    const at::Tensor v = Heads(qkv, num_rotated, shape.num_kv_heads, shape.head_dim);
     at::Tensor out = at::empty({qkv.size(0), shape.num_heads, shape.head_dim}, qkv.options());
     for (const Block& block : Blocks(layout.document_begin)) {
-      const at::Tensor p = Probabilities(StackGroups(q, block.begin, block.end, shape.num_kv_heads),
-                                         KeysOf(k, block), block.end - block.begin);
-      UnstackGroups(Multiply(p, KeysOf(v, block)), block.begin, block.end, out);
+      const auto stack = [&](const at::Tensor& x, int64_t begin) {
+        return StackGroups(x, begin, block.end, shape.num_kv_heads);
+      };
+      const at::Tensor p =
+          Probabilities(stack(q, block.begin), stack(k, block.document), block.end - block.begin);
+      CopyUnstacked(Multiply(p, stack(parts.v, block.document)), block.begin, block.end, out);
     }
-    at::Tensor flat = out.view({qkv.size(0), -1});
-    ctx->save_for_backward({qkv, rotated, cos, sin, flat});
+    ctx->save_for_backward({qkv, cos, sin});
     ctx->saved_data["documents"] = layout.document_begin;
     ctx->saved_data["interleaved"] = layout.interleaved;
     ctx->saved_data["shape"] =
         std::vector<int64_t>{shape.num_heads, shape.num_kv_heads, shape.head_dim};
-    return flat;
+    return out.view({qkv.size(0), -1});
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     const std::vector<int64_t> dims = ctx->saved_data["shape"].toIntVector();
     const HeadShape shape = {dims[0], dims[1], dims[2]};
-    const int64_t num_rotated = shape.num_heads + shape.num_kv_heads;
-    const at::Tensor& qkv = saved[0];
-    const at::Tensor v = Heads(qkv, num_rotated, shape.num_kv_heads, shape.head_dim);
-    at::Tensor grad_rotated = at::zeros_like(saved[1]);
-    at::Tensor grad_qkv = at::zeros_like(qkv);
-    const std::vector<int64_t> documents = ctx->saved_data["documents"].toIntVector();
-    for (const Block& block : Blocks(documents)) {
-      BlockBackward(block, shape, saved[1], v, Heads(saved[4], 0, shape.num_heads, shape.head_dim),
-                    Heads(grads[0], 0, shape.num_heads, shape.head_dim), grad_rotated,
-                    Heads(grad_qkv, num_rotated, shape.num_kv_heads, shape.head_dim));
+    const RopeTable rope = {saved[1], saved[2], ctx->saved_data["interleaved"].toBool()};
+    const Parts parts(saved[0], shape);
+    const at::Tensor rotated = RotateHeads(parts.rotated, rope);
+    const at::Tensor grad_out = Heads(grads[0].contiguous(), 0, shape.num_heads, shape.head_dim);
+    at::Tensor grad_qkv = at::zeros_like(saved[0]);
+    const Parts grad(grad_qkv, shape);
+    for (const Block& block : Blocks(ctx->saved_data["documents"].toIntVector())) {
+      BlockBackward(block, shape, rotated, parts.v, grad_out, grad);
     }
-    const RopeTable rope = {saved[2], saved[3], ctx->saved_data["interleaved"].toBool()};
-    RotateInto(grad_rotated, rope, /*inverse=*/true,
-               Heads(grad_qkv, 0, num_rotated, shape.head_dim));
+    RotateInto(grad.rotated, rope, /*inverse=*/true, grad.rotated);
     return {grad_qkv, at::Tensor(), at::Tensor(), at::Tensor()};
   }
 
-  // With P the probabilities, O = P V: dV = P^T dO; dS = P * (dO V^T - rowsum(dO * O)); dQ = dS K /
-  // sqrt(E); dK = dS^T Q / sqrt(E). Source: Dao et al., "FlashAttention", 2022, appendix B.
+  // With P the probabilities, O = P V: dV = P^T dO; dS = P * (dP - rowsum(P * dP)), dP = dO V^T; dQ
+  // = dS K / sqrt(E); dK = dS^T Q / sqrt(E). Source: Dao et al., "FlashAttention", 2022, appendix
+  // B.
   static void BlockBackward(const Block& block, const HeadShape& shape, const at::Tensor& rotated,
-                            const at::Tensor& v, const at::Tensor& out, const at::Tensor& grad_out,
-                            const at::Tensor& grad_rotated, const at::Tensor& grad_v) {
-    const double scale = 1 / std::sqrt(static_cast<double>(shape.head_dim));
-    const auto stack = [&](const at::Tensor& x) {
-      return StackGroups(x, block.begin, block.end, shape.num_kv_heads);
+                            const at::Tensor& values, const at::Tensor& grad_out,
+                            const Parts& grad) {
+    const auto stack = [&](const at::Tensor& x, int64_t begin) {
+      return StackGroups(x, begin, block.end, shape.num_kv_heads);
     };
-    const at::Tensor q = stack(rotated.narrow(1, 0, shape.num_heads));
-    const at::Tensor k = KeysOf(rotated.narrow(1, shape.num_heads, shape.num_kv_heads), block);
+    const at::Tensor q = stack(rotated.narrow(1, 0, shape.num_heads), block.begin);
+    const at::Tensor k =
+        stack(rotated.narrow(1, shape.num_heads, shape.num_kv_heads), block.document);
+    const at::Tensor v = stack(values, block.document);
+    const at::Tensor grad_o = stack(grad_out, block.begin);
     const at::Tensor p = Probabilities(q, k, block.end - block.begin);
-    const at::Tensor grad = stack(grad_out);
-    KeysOf(grad_v, block).add_(Multiply(p.transpose(1, 2), grad));
-    const at::Tensor row = at::sum(grad * stack(out), {-1}, /*keepdim=*/true);
-    const at::Tensor grad_scores =
-        Multiply(grad, KeysOf(v, block).transpose(1, 2)).sub_(row).mul_(p).mul_(scale);
-    UnstackGroups(Multiply(grad_scores, k), block.begin, block.end,
-                  grad_rotated.narrow(1, 0, shape.num_heads));
-    KeysOf(grad_rotated.narrow(1, shape.num_heads, shape.num_kv_heads), block)
-        .add_(Multiply(grad_scores.transpose(1, 2), q));
+    AddUnstacked(Multiply(p.transpose(1, 2), grad_o), block.document, block.end, grad.v);
+    const at::Tensor grad_scores = Multiply(grad_o, v.transpose(1, 2));
+    SoftmaxBackward(p, ScoreScale(q), grad_scores);
+    CopyUnstacked(Multiply(grad_scores, k), block.begin, block.end, grad.q);
+    AddUnstacked(Multiply(grad_scores.transpose(1, 2), q), block.document, block.end, grad.k);
   }
 };
 
@@ -224,10 +283,12 @@ at::Tensor AttendToCache(const at::Tensor& q, const at::Tensor& keys, const at::
   at::Tensor out = at::empty(q.sizes(), q.options());
   for (int64_t begin = 0; begin < q.size(0); begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, q.size(0));
-    const Block block = {0, begin, old + end};
+    const auto seen = [&](const at::Tensor& x) {
+      return x.narrow(0, 0, old + end).transpose(0, 1);
+    };
     const at::Tensor p =
-        Probabilities(StackGroups(q, begin, end, num_kv_heads), KeysOf(keys, block), end - begin);
-    UnstackGroups(Multiply(p, KeysOf(values, block)), begin, end, out);
+        Probabilities(StackGroups(q, begin, end, num_kv_heads), seen(keys), end - begin);
+    CopyUnstacked(Multiply(p, seen(values)), begin, end, out);
   }
   return out.view({q.size(0), -1});
 }

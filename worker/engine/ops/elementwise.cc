@@ -3,110 +3,155 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <cstring>
+
+#include "worker/engine/ops/elementwise_aten.h"
+#include "worker/engine/ops/for_rows.h"
+#include "worker/engine/ops/row_kernels.h"
+
 namespace lathe {
 namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-// dx of y = weight * x * inverse with inverse = 1 / sqrt(mean(x^2) + eps). With n = x * inverse and
-// g = weight * dy: dx = inverse * (g - n * mean(g * n)).
-at::Tensor RmsNormBackward(const at::Tensor& grad_y, const at::Tensor& x, const at::Tensor& weight,
-                           const at::Tensor& inverse) {
-  const at::Tensor normed = x * inverse;
-  at::Tensor grad = grad_y * weight;
-  const at::Tensor mean = at::mean(grad * normed, {-1}, /*keepdim=*/true);
-  return grad.addcmul_(normed, mean, -1).mul_(inverse);
+// Norms of the first N of the heads of x [T, heads * E], each with its own row of weight [N, E];
+// the others pass. One head of width D is a plain RmsNorm.
+struct HeadNorms {
+  explicit HeadNorms(const at::Tensor& x, const at::Tensor& weight)
+      : count(weight.dim() == 1 ? 1 : weight.size(0)),
+        head_width(weight.size(-1)),
+        row_width(x.size(1)),
+        rest(static_cast<size_t>((row_width - count * head_width) * x.element_size())) {}
+
+  int64_t count;       // N
+  int64_t head_width;  // E
+  int64_t row_width;
+  size_t rest;  // Bytes that pass.
+};
+
+template <typename T>
+void NormRows(const HeadNorms& norms, const at::Tensor& x, const at::Tensor& weight, double eps,
+              const at::Tensor& y, const at::Tensor& inverse) {
+  const auto* from = x.const_data_ptr<T>();
+  const auto* weights = weight.const_data_ptr<T>();
+  auto* to = y.data_ptr<T>();
+  auto* inverses = inverse.data_ptr<T>();
+  ForRows(x.size(0), norms.row_width, [&](int64_t row) {
+    const int64_t begin = row * norms.row_width;
+    for (int64_t n = 0; n < norms.count; ++n) {
+      const int64_t at = n * norms.head_width;
+      inverses[row * norms.count + n] =
+          RmsNormRow(from + begin + at, weights + at, norms.head_width, eps, to + begin + at);
+    }
+    const int64_t rest = begin + norms.count * norms.head_width;
+    std::memcpy(to + rest, from + rest, norms.rest);
+  });
 }
 
-// dweight of the same: dy * n summed over the tokens, the first dimension.
-at::Tensor RmsNormWeightGradient(const at::Tensor& grad_y, const at::Tensor& x,
-                                 const at::Tensor& inverse) {
-  return at::sum((x * inverse).mul_(grad_y), {0});
+template <typename T>
+void NormGradientRows(const HeadNorms& norms, const at::Tensor& grad_y, const at::Tensor& x,
+                      const at::Tensor& weight, const at::Tensor& inverse,
+                      const at::Tensor& grad_x) {
+  const auto* from = x.const_data_ptr<T>();
+  const auto* grad = grad_y.const_data_ptr<T>();
+  const auto* weights = weight.const_data_ptr<T>();
+  const auto* inverses = inverse.const_data_ptr<T>();
+  auto* to = grad_x.data_ptr<T>();
+  ForRows(x.size(0), norms.row_width, [&](int64_t row) {
+    const int64_t begin = row * norms.row_width;
+    for (int64_t n = 0; n < norms.count; ++n) {
+      const int64_t at = begin + n * norms.head_width;
+      RmsNormGradientRow(grad + at, from + at, weights + n * norms.head_width,
+                         inverses[row * norms.count + n], norms.head_width, to + at);
+    }
+    const int64_t rest = begin + norms.count * norms.head_width;
+    std::memcpy(to + rest, grad + rest, norms.rest);
+  });
 }
 
-at::Tensor InverseRms(const at::Tensor& x, double eps) {
-  return at::mean(x * x, {-1}, /*keepdim=*/true).add_(eps).rsqrt_();
+// dweight of the same: dy * x * inverse summed over the tokens.
+at::Tensor NormWeightGradient(const HeadNorms& norms, const at::Tensor& grad_y, const at::Tensor& x,
+                              const at::Tensor& weight, const at::Tensor& inverse) {
+  const auto heads = [&](const at::Tensor& rows) {
+    return rows.narrow(1, 0, norms.count * norms.head_width)
+        .view({rows.size(0), norms.count, norms.head_width});
+  };
+  const at::Tensor normed = heads(x) * inverse.unsqueeze(2);
+  return at::sum(heads(grad_y) * normed, {0}).view(weight.sizes());
 }
 
-// 16 bits are too few for sums: norms compute in 32, as transformers does.
-at::Tensor Wide(const at::Tensor& x) {
-  return at::isReducedFloatingType(x.scalar_type()) ? x.to(at::kFloat) : x;
-}
-
-struct RmsNormFunction : torch::autograd::Function<RmsNormFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+struct HeadNormsFunction : torch::autograd::Function<HeadNormsFunction> {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input, const at::Tensor& weight,
                             double eps) {
-    const at::Tensor inverse = InverseRms(Wide(x), eps);  // [T, 1]
+    const at::Tensor x = input.contiguous();
+    const HeadNorms norms(x, weight);
+    at::Tensor y = at::empty_like(x);
+    const at::Tensor inverse = at::empty({x.size(0), norms.count}, x.options());
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNorm",
+                               [&] { NormRows<scalar_t>(norms, x, weight, eps, y, inverse); });
     ctx->save_for_backward({x, weight, inverse});
-    return at::mul(Wide(x), inverse).mul_(weight).to(x.scalar_type());
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
+    const at::Tensor& x = saved[0];
+    const at::Tensor grad_y = grads[0].contiguous();
+    const HeadNorms norms(x, saved[1]);
     variable_list result(3);
     if (ctx->needs_input_grad(0)) {
-      result[0] = RmsNormBackward(Wide(grads[0]), Wide(saved[0]), saved[1], saved[2])
-                      .to(grads[0].scalar_type());
+      result[0] = at::empty_like(x);
+      AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNormBackward", [&] {
+        NormGradientRows<scalar_t>(norms, grad_y, x, saved[1], saved[2], result[0]);
+      });
     }
     if (ctx->needs_input_grad(1)) {
-      result[1] = RmsNormWeightGradient(Wide(grads[0]), Wide(saved[0]), saved[2]);
+      result[1] = NormWeightGradient(norms, grad_y, x, saved[1], saved[2]);
     }
     return result;
   }
 };
 
-// The first `count` heads of [T, any * E] as [T, count, E], a view.
-at::Tensor FirstHeads(const at::Tensor& qkv, int64_t count, int64_t head_dim) {
-  return qkv.narrow(1, 0, count * head_dim).view({qkv.size(0), count, head_dim});
+// Calls body(row, gate, up) with pointers into gate_up [T, 2 I].
+template <typename T, typename Body>
+void ForGatesAndUps(const at::Tensor& gate_up, Body body) {
+  const int64_t width = gate_up.size(1) / 2;
+  const auto* from = gate_up.const_data_ptr<T>();
+  ForRows(gate_up.size(0), width, [&](int64_t row) {
+    const T* gate = from + row * 2 * width;
+    body(row, gate, gate + width);
+  });
 }
 
-struct NormHeadsFunction : torch::autograd::Function<NormHeadsFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& weight,
-                            double eps) {
-    const at::Tensor heads = FirstHeads(qkv, weight.size(0), weight.size(1));
-    const at::Tensor inverse = InverseRms(Wide(heads), eps);  // [T, N, 1]
-    ctx->save_for_backward({qkv, weight, inverse});
-    at::Tensor out = qkv.clone();
-    FirstHeads(out, weight.size(0), weight.size(1))
-        .copy_(at::mul(Wide(heads), inverse).mul_(weight));
-    return out;
-  }
-
-  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& weight = saved[1];
-    const auto first = [&](const at::Tensor& x) {
-      return FirstHeads(x, weight.size(0), weight.size(1));
-    };
-    const at::Tensor grad = grads[0].clone(at::MemoryFormat::Contiguous);
-    at::Tensor grad_weight;
-    if (ctx->needs_input_grad(1)) {
-      grad_weight = RmsNormWeightGradient(Wide(first(grad)), Wide(first(saved[0])), saved[2]);
-    }
-    first(grad).copy_(RmsNormBackward(Wide(first(grad)), Wide(first(saved[0])), weight, saved[2]));
-    return {grad, grad_weight, at::Tensor()};
-  }
-};
-
 struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input) {
+    const at::Tensor gate_up = input.contiguous();
+    const int64_t width = gate_up.size(1) / 2;
+    at::Tensor y = at::empty({gate_up.size(0), width}, gate_up.options());
+    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "SwiGlu", [&] {
+      auto* to = y.data_ptr<scalar_t>();
+      ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
+        SwiGluRow(gate, up, width, to + row * width);
+      });
+    });
     ctx->save_for_backward({gate_up});
-    const int64_t width = gate_up.size(-1) / 2;
-    return at::silu(gate_up.narrow(-1, 0, width)).mul_(gate_up.narrow(-1, width, width));
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const at::Tensor gate_up = ctx->get_saved_variables()[0];
-    const int64_t width = gate_up.size(-1) / 2;
-    const at::Tensor gate = gate_up.narrow(-1, 0, width);
+    const int64_t width = gate_up.size(1) / 2;
+    const at::Tensor grad_y = grads[0].contiguous();
     at::Tensor grad = at::empty_like(gate_up);
-    at::Tensor grad_gate = grad.narrow(-1, 0, width);
-    at::Tensor grad_up = grad.narrow(-1, width, width);
-    at::mul_out(grad_up, grads[0], gate_up.narrow(-1, width, width));
-    at::silu_backward_out(grad_gate, grad_up, gate);
-    at::silu_out(grad_up, gate);
-    grad_up.mul_(grads[0]);
+    AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "SwiGluBackward", [&] {
+      const auto* from = grad_y.const_data_ptr<scalar_t>();
+      auto* to = grad.data_ptr<scalar_t>();
+      ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
+        scalar_t* grad_gate = to + row * 2 * width;
+        SwiGluGradientRow(from + row * width, gate, up, width, grad_gate, grad_gate + width);
+      });
+    });
     return {grad};
   }
 };
@@ -135,14 +180,17 @@ struct GatedGeluFunction : torch::autograd::Function<GatedGeluFunction> {
 }  // namespace
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return RmsNormFunction::apply(x, weight, eps);
+  return HasRowKernels(x) ? HeadNormsFunction::apply(x, weight, eps) : RmsNormAten(x, weight, eps);
 }
 
 at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps) {
-  return NormHeadsFunction::apply(qkv, weight, eps);
+  return HasRowKernels(qkv) ? HeadNormsFunction::apply(qkv, weight, eps)
+                            : NormHeadsAten(qkv, weight, eps);
 }
 
-at::Tensor SwiGlu(const at::Tensor& gate_up) { return SwiGluFunction::apply(gate_up); }
+at::Tensor SwiGlu(const at::Tensor& gate_up) {
+  return HasRowKernels(gate_up) ? SwiGluFunction::apply(gate_up) : SwiGluAten(gate_up);
+}
 
 at::Tensor GatedGelu(const at::Tensor& gate_up) { return GatedGeluFunction::apply(gate_up); }
 

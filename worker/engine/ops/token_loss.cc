@@ -5,7 +5,9 @@
 
 #include <algorithm>
 
+#include "worker/engine/ops/for_rows.h"
 #include "worker/engine/ops/matrix_product.h"
+#include "worker/engine/ops/row_kernels.h"
 #include "worker/engine/ops/widened_product.h"
 
 namespace lathe {
@@ -27,7 +29,7 @@ void ChunkLogits(const at::Tensor& hidden, const at::Tensor& weight, at::Tensor&
   }
 }
 
-// Calls body(begin, log softmax [rows, V], labels [rows, 1]) per chunk. One buffer serves all.
+// Calls body(begin, logits [rows, V], labels [rows]) per chunk. One buffer serves all.
 template <typename Body>
 void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
                   int64_t chunk, Body body) {
@@ -38,13 +40,35 @@ void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::
     const int64_t rows = std::min(chunk, count - begin);
     at::Tensor logits = buffer.narrow(0, 0, rows);
     ChunkLogits(hidden.narrow(0, begin, rows), weight, logits);
-    at::_log_softmax_out(logits, logits, 1, /*half_to_float=*/false);
-    body(begin, logits, labels.narrow(0, begin, rows).unsqueeze(1));
+    body(begin, logits, labels.narrow(0, begin, rows));
   }
 }
 
-double SumOfLabels(const at::Tensor& log_probs, const at::Tensor& labels) {
-  return -log_probs.gather(1, labels).sum(at::kDouble).item<double>();
+// CrossEntropy() by libtorch's operations: where row_kernels.h cannot compute.
+double CrossEntropyAten(const at::Tensor& logits, const at::Tensor& labels) {
+  const at::Tensor column = labels.unsqueeze(1);
+  at::Tensor log_probs = logits;
+  at::_log_softmax_out(log_probs, logits, 1, /*half_to_float=*/false);
+  const double loss = -log_probs.gather(1, column).sum(at::kDouble).item<double>();
+  log_probs.exp_().scatter_add_(1, column,
+                                at::full({}, -1, log_probs.options()).expand(column.sizes()));
+  return loss;
+}
+
+// The sum of the losses. Logits become d loss / d logits = softmax - one_hot(label).
+double CrossEntropy(const at::Tensor& logits, const at::Tensor& labels) {
+  if (!HasRowKernels(logits)) return CrossEntropyAten(logits, labels);
+  const int64_t vocabulary = logits.size(1);
+  const at::Tensor losses = at::empty({logits.size(0)}, at::kDouble);
+  AT_DISPATCH_FLOATING_TYPES(logits.scalar_type(), "CrossEntropy", [&] {
+    auto* data = logits.data_ptr<scalar_t>();
+    const auto* wanted = labels.const_data_ptr<int64_t>();
+    auto* out = losses.data_ptr<double>();
+    ForRows(logits.size(0), vocabulary, [&](int64_t row) {
+      out[row] = CrossEntropyRow(data + row * vocabulary, wanted[row], vocabulary);
+    });
+  });
+  return losses.sum().item<double>();
 }
 
 struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
@@ -53,18 +77,14 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
     at::Tensor grad_hidden = at::empty_like(hidden);
     at::Tensor grad_weight = weight.requires_grad() ? at::zeros_like(weight) : at::Tensor();
     double loss = 0;
-    ForEachChunk(
-        hidden, weight, labels, chunk,
-        [&](int64_t begin, at::Tensor& log_probs, const at::Tensor& chunk_labels) {
-          loss += SumOfLabels(log_probs, chunk_labels);
-          // d loss / d logits = softmax - one_hot(label).
-          log_probs.exp_().scatter_add_(
-              1, chunk_labels, at::full({}, -1, log_probs.options()).expand(chunk_labels.sizes()));
-          BackProductInto(grad_hidden.narrow(0, begin, log_probs.size(0)),
-                          log_probs.to(hidden.scalar_type()), weight);
-          if (!grad_weight.defined()) return;
-          AddProduct(grad_weight, log_probs.t(), hidden.narrow(0, begin, log_probs.size(0)));
-        });
+    ForEachChunk(hidden, weight, labels, chunk,
+                 [&](int64_t begin, const at::Tensor& logits, const at::Tensor& chunk_labels) {
+                   loss += CrossEntropy(logits, chunk_labels);
+                   BackProductInto(grad_hidden.narrow(0, begin, logits.size(0)),
+                                   logits.to(hidden.scalar_type()), weight);
+                   if (!grad_weight.defined()) return;
+                   AddProduct(grad_weight, logits.t(), hidden.narrow(0, begin, logits.size(0)));
+                 });
     ctx->save_for_backward({grad_hidden, grad_weight});
     return at::full({}, loss, hidden.options().dtype(at::kDouble));
   }
@@ -91,10 +111,9 @@ TokenLossStats MeasureTokenLoss(const at::Tensor& hidden, const at::Tensor& weig
   const at::NoGradGuard no_grad;
   TokenLossStats stats;
   ForEachChunk(hidden, weight, labels, chunk,
-               [&](int64_t, const at::Tensor& log_probs, const at::Tensor& chunk_labels) {
-                 stats.loss += SumOfLabels(log_probs, chunk_labels);
-                 stats.correct +=
-                     log_probs.argmax(1, /*keepdim=*/true).eq(chunk_labels).sum().item<int64_t>();
+               [&](int64_t, const at::Tensor& logits, const at::Tensor& chunk_labels) {
+                 stats.correct += logits.argmax(1).eq(chunk_labels).sum().item<int64_t>();
+                 stats.loss += CrossEntropy(logits, chunk_labels);
                });
   return stats;
 }
