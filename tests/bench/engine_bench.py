@@ -2,7 +2,7 @@
 """`scripts/bench engine`: Lathe's public job path (lathe-trainer run) beside transformers + PEFT. docs/benchmarks.md has the
 protocol. No time is printed for a case whose loss curves or texts disagree.
 
-usage: engine_bench.py --bin DIR --peers PYTHON --smollm2 FILE.gguf [--quick]
+usage: engine_bench.py --bin DIR --peers PYTHON --smollm2 FILE.gguf [--quick] [--only REGEX]
 """
 import argparse
 import json
@@ -37,9 +37,25 @@ class Void(Exception):
 
 
 class Case:
-    def __init__(self, name, model, rows, max_length, micro_rows, threads):
+    def __init__(self, name, model, rows, max_length, micro_rows, threads, method="sft"):
         self.name, self.model, self.rows, self.batch = name, model, rows, BATCH
-        self.max_length, self.micro_rows, self.threads = max_length, micro_rows, threads
+        self.max_length, self.micro_rows, self.threads, self.method = max_length, micro_rows, threads, method
+
+
+def step_flops(case, step):
+    """What the model asks for, whoever computes it: 2 per weight and token in the forward pass, as many for the gradient of
+    the input and, where weights are trained, of the weight; the head at trained tokens only; causal attention, backward 2.5
+    times forward. LoRA's own products, a few percent, are left out."""
+    config = json.loads((pathlib.Path(case.model) / "config.json").read_text())
+    hidden, layers, heads = (config[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    width = config.get("head_dim") or hidden // heads
+    attention = hidden * width * (2 * heads + 2 * config["num_key_value_heads"])
+    linear = layers * (attention + 3 * hidden * config["intermediate_size"])
+    lengths = [len(row["ids"]) for row in step]
+    labels = sum(sum(row["trained"]) for row in step)
+    per_weight = 6 if case.method == "full" else 4
+    scores = 3.5 * layers * heads * width * sum(2 * n * n for n in lengths)
+    return per_weight * (linear * sum(lengths) + config["vocab_size"] * hidden * labels) + scores
 
 
 def dense_rows(count):
@@ -93,18 +109,19 @@ class Bench:
     def tool(self, name):
         return str(pathlib.Path(self.args.bin) / name)
 
-    def job_file(self, model, rows, batch, max_length, extra=""):
+    def job_file(self, model, rows, batch, max_length, extra):
         path = self.work / "job.yaml"
         path.write_text(
             f"model: {model}\ndataset: {rows}\nepochs: 1\nbatch_size: {batch}\nmax_length: {max_length}\nseed: {SEED}\n"
-            f"validation_fraction: 0\nlearning_rate: {LEARNING_RATE}\nschedule: constant\n{extra or 'warmup_ratio: 0'}\n"
+            f"validation_fraction: 0\nlearning_rate: {LEARNING_RATE}\nschedule: constant\n{extra}\n"
         )
         return path
 
     def lathe(self, case):
         """Steps as hf_peer.py reports them, from the lines that a user sees and the kernel's tables."""
         out = self.work / "adapter"
-        job = self.job_file(case.model, self.work / "rows.jsonl", case.batch, case.max_length)
+        job = self.job_file(case.model, self.work / "rows.jsonl", case.batch, case.max_length,
+                            f"warmup_ratio: 0\nmethod: {case.method}")  # fmt: skip
         run = subprocess.Popen(
             [self.tool("lathe-trainer"), "run", str(job), "--threads", str(case.threads), "--out", str(out)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,
@@ -154,7 +171,8 @@ class Bench:
         return steps
 
     def work_file(self, case, more):
-        common = {"model": str(case.model), "adapter": str(self.initial_adapter(case)), "threads": case.threads}
+        adapter = None if case.method == "full" else str(self.initial_adapter(case))
+        common = {"model": str(case.model), "adapter": adapter, "threads": case.threads}
         (self.work / "work.json").write_text(json.dumps({**common, **more}))
 
     def train_case(self, case, rounds):
@@ -164,6 +182,7 @@ class Bench:
         tokens = statistics.median(sum(len(row["ids"]) for row in step) for step in steps[1:])
         load = os.getloadavg()[0]
         results = {"lathe": [], "stock": [], "tuned": []}
+        peak = self.gemm_peak(case.threads)
         for _ in range(rounds):
             results["lathe"].append(self.lathe(case))
             results["stock"].append(self.peer("train stock"))
@@ -175,6 +194,15 @@ class Bench:
             raise Void(f"{case.name}: loss curves differ by {worst:.1f} times the limit of {LOSS_LIMIT} relative")
         print(f"  loss curves agree: the largest difference is {worst:.2f} of the limit ({LOSS_LIMIT} relative + printed digits)")
         print_table(results, tokens)
+        flops = statistics.median(step_flops(case, step) for step in steps[1:])
+        rate = flops / statistics.median(per_round(results["lathe"], "cpu"))
+        print(f"  lathe makes {rate / 1e9:.0f} GFLOP per second of CPU, {rate / peak['cpu']:.2f} of the best matrix product "
+              f"({peak['cpu'] / 1e9:.0f})")  # fmt: skip
+
+    def gemm_peak(self, threads):
+        out = self.work / "peak.json"
+        check([self.args.peers, str(PEER), "peak", str(threads), str(out)], env=self.env)
+        return json.loads(out.read_text())
 
     def generate_case(self, case, new_tokens, rounds):
         """New tokens between a short and a long answer, so that loading and reading the prompt do not count."""
@@ -256,24 +284,40 @@ def import_model(bench, source, name):
     return out
 
 
-def run_cases(bench, quick):
-    args = bench.args
-    check([args.peers, str(PEER), "make-tiny", str(bench.work / "tiny-source")])
-    tiny = import_model(bench, bench.work / "tiny-source", "tiny")
+def cases_of(bench, quick):
+    """(case, rounds) of training steps, then the case of generation."""
+    args, cores = bench.args, os.cpu_count()
+    models = {}
+    for shape in ("tiny", "small"):
+        source = bench.work / f"{shape}-source"
+        check([args.peers, str(PEER), "make-model", shape, str(source)])
+        models[shape] = import_model(bench, source, shape)
     smol = import_model(bench, args.smollm2, "smollm2")
-    cores = os.cpu_count()
     count = BATCH * (3 if quick else 6)
-    dense = [Case("tiny (7 million) LoRA, dense", tiny, dense_rows(count), 256, 8, t) for t in ([1] if quick else [1, cores])]
-    real = Case("SmolLM2-135M LoRA, real rows", smol, real_rows(count), 512, 4, 1 if quick else cores)
-    large = Case("SmolLM2-135M LoRA, dense", smol, dense_rows(BATCH * 3), 256, 8, cores)
-    for case in dense:
-        guarded(bench, lambda case=case: bench.train_case(case, 2 if quick else 5))
-    guarded(bench, lambda: bench.train_case(real, 1 if quick else 5))
+    threads = 1 if quick else cores
+    steps = []
+    for shape, model in models.items():
+        for n in [1] if quick else [1, cores]:
+            steps.append((Case(f"{shape} LoRA, dense", model, dense_rows(count), 256, 8, n), 2 if quick else 3))
+        if quick:
+            continue
+        steps.append((Case(f"{shape} LoRA, real rows", model, real_rows(count), 512, 4, threads), 3))
+        steps.append((Case(f"{shape} full, dense", model, dense_rows(count), 256, 8, threads, "full"), 3))
+    steps.append((Case("SmolLM2-135M LoRA, real rows", smol, real_rows(count), 512, 4, threads), 1 if quick else 3))
     if not quick:
-        guarded(bench, lambda: bench.train_case(large, 3))
+        steps.append((Case("SmolLM2-135M LoRA, dense", smol, dense_rows(BATCH * 3), 256, 8, threads), 3))
     stories = [{"instruction": f"Tell a long story about a {thing}.", "output": "-"} for thing in THINGS]
-    talk = Case("SmolLM2-135M generation", smol, stories, 512, 4, 1 if quick else cores)
-    guarded(bench, lambda: bench.generate_case(talk, [8, 40] if quick else [8, 136], 1 if quick else 3))
+    return steps, Case("SmolLM2-135M generation", smol, stories, 512, 4, threads)
+
+
+def run_cases(bench, quick):
+    steps, talk = cases_of(bench, quick)
+    wanted = re.compile(bench.args.only)
+    for case, rounds in steps:
+        if wanted.search(case.name):
+            guarded(bench, lambda: bench.train_case(case, rounds))
+    if wanted.search(talk.name):
+        guarded(bench, lambda: bench.generate_case(talk, [8, 40] if quick else [8, 136], 1 if quick else 3))
 
 
 def guarded(bench, body):
@@ -290,6 +334,7 @@ def main():
     parser.add_argument("--peers", required=True)
     parser.add_argument("--smollm2", required=True)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", help="regular expression of case names")
     args = parser.parse_args()
     sys.stdout.reconfigure(line_buffering=True)
     start = time.monotonic()

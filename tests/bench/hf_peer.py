@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Hugging Face's side of `scripts/bench engine`: transformers and PEFT, in the environment of scripts/deps/peers.txt.
 
-usage: hf_peer.py make-tiny OUT                     a random Llama: hidden 256, 6 layers, 8 heads, 2 kv heads, vocabulary 8192
+usage: hf_peer.py make-model tiny|small OUT         a random Qwen2
+       hf_peer.py peak THREADS OUT.json             the fastest matrix product that this torch has
        hf_peer.py train stock|tuned WORK.json OUT.json
        hf_peer.py generate WORK.json OUT.json
 engine_bench.py writes WORK.json and reads OUT.json.
@@ -25,18 +26,47 @@ def peak_bytes():
     return 0
 
 
-def make_tiny(out):
-    from transformers import LlamaConfig, LlamaForCausalLM
+SHAPES = {
+    "tiny": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "vocab_size": 8192},
+    "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "vocab_size": 32000},
+}
+
+
+def make_model(shape, out):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(1)
-    config = LlamaConfig(
-        hidden_size=256, intermediate_size=688, num_hidden_layers=6, num_attention_heads=8, num_key_value_heads=2,
-        vocab_size=8192, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-        pad_token_id=2,
+    config = Qwen2Config(
+        **SHAPES[shape], num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=2048,
+        tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(out)
+    Qwen2ForCausalLM(config).save_pretrained(out)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
         shutil.copy(TINY_LLAMA / name, pathlib.Path(out) / name)
+
+
+def best_rate(flops, product):
+    """Per second of wall time and of CPU time: the best of several."""
+    product()
+    best = {"wall": 0.0, "cpu": 0.0}
+    for _ in range(6):
+        start = (time.perf_counter(), time.process_time())
+        product()
+        best["wall"] = max(best["wall"], flops / (time.perf_counter() - start[0]))
+        best["cpu"] = max(best["cpu"], flops / (time.process_time() - start[1]))
+    return best
+
+
+def gemm_peak(threads):
+    """MKL's and oneDNN's product at 1024^3 and 2048^3, F32."""
+    torch.set_num_threads(threads)
+    rates = []
+    for n in (1024, 2048):
+        a, b, out = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
+        packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+        rates.append(best_rate(2 * n**3, lambda: torch.mm(a, b, out=out)))
+        rates.append(best_rate(2 * n**3, lambda: torch.ops.mkldnn._linear_pointwise(a, packed, None, "none", [], "")))
+    return {clock: max(rate[clock] for rate in rates) for clock in ("wall", "cpu")}
 
 
 def load(work):
@@ -45,6 +75,8 @@ def load(work):
 
     torch.set_num_threads(work["threads"])
     base = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32, attn_implementation="sdpa")
+    if work["adapter"] is None:  # Full tuning.
+        return base
     return PeftModel.from_pretrained(base, work["adapter"], is_trainable=True)
 
 
@@ -117,7 +149,7 @@ def train_tuned(work, steps):
     """A loop of one's own: rows sorted by length, no mask where nothing is padded, logits at trained positions only, fused
     AdamW."""
     model = load(work)
-    inner = model.get_base_model()
+    inner = model.get_base_model() if work["adapter"] else model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=work["learning_rate"], weight_decay=0.0, fused=True)
     model.train()
@@ -159,8 +191,11 @@ def generate(work):
 
 def main():
     command = sys.argv[1]
-    if command == "make-tiny":
-        make_tiny(sys.argv[2])
+    if command == "make-model":
+        make_model(sys.argv[2], sys.argv[3])
+        return
+    if command == "peak":
+        pathlib.Path(sys.argv[3]).write_text(json.dumps(gemm_peak(int(sys.argv[2]))))
         return
     work = json.loads(pathlib.Path(sys.argv[-2]).read_text())
     if command == "generate":
