@@ -1,7 +1,6 @@
 #include "worker/trainer/answer_command.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "worker/trainer/child_processes.h"
 #include "worker/trainer/cuda_group.h"
 #include "worker/trainer/torch_guard.h"
+#include "worker/trainer/torch_process.h"
 
 namespace lathe {
 namespace {
@@ -91,7 +91,7 @@ absl::StatusOr<CanaryAnswers> ReadAnswers(const fs::path& path) {
 absl::Status Answer(const AnswerCommand& command) {
   const AnswerRequest& request = command.request;
   if (request.cuda_device >= 0) LATHE_RETURN_IF_ERROR(OpenCuda().status());
-  at::set_num_threads(std::max(1, request.threads));
+  SetUpTorchProcess(request.threads);
   LATHE_ASSIGN_OR_RETURN(const Canary canary, ReadCanary(request.shard_dir));
   LATHE_RETURN_IF_ERROR(CheckTemplate(request.model_dir, canary));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(request.base_storage));

@@ -1,7 +1,6 @@
 #include "worker/trainer/probe_command.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <memory>
@@ -19,6 +18,7 @@
 #include "worker/formats/safetensors.h"
 #include "worker/trainer/cuda_group.h"
 #include "worker/trainer/torch_guard.h"
+#include "worker/trainer/torch_process.h"
 
 // T tokens of a prompt, V vocabulary.
 
@@ -120,7 +120,7 @@ absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOp
 absl::Status Probe(const ProbeCommand& command) {
   const bool cuda = command.device == "cuda";
   if (cuda) LATHE_RETURN_IF_ERROR(OpenCuda().status());
-  at::set_num_threads(std::max(1, command.threads));
+  SetUpTorchProcess(command.threads);
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
   LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
   LATHE_ASSIGN_OR_RETURN(std::vector<int64_t> end_ids, EndIds(command.model_dir));

@@ -1,8 +1,5 @@
 #include "worker/trainer/serve_task.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -12,6 +9,7 @@
 #include "worker/data/tool_use.h"
 #include "worker/trainer/parent_inbox.h"
 #include "worker/trainer/torch_guard.h"
+#include "worker/trainer/torch_process.h"
 #include "worker/trainer/wire_reporter.h"
 
 namespace lathe {
@@ -182,7 +180,7 @@ absl::StatusOr<ChatQuestion> QuestionFrom(const pb::Generate& message) {
 }
 
 absl::StatusOr<pb::Done> RunServeTask(const pb::Task& task, ChildChannel& channel) {
-  at::set_num_threads(static_cast<int>(std::max<int64_t>(1, task.threads())));
+  SetUpTorchProcess(task.threads());
   ParentInbox inbox(channel, ParentInbox::OnClose::kDrain);
   WireReporter reporter(channel, {.attempt = task.attempt()});
   reporter.OnPhase("load");

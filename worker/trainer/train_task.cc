@@ -1,7 +1,6 @@
 #include "worker/trainer/train_task.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <functional>
@@ -25,6 +24,7 @@
 #include "worker/trainer/adapter_export.h"
 #include "worker/trainer/cuda_group.h"
 #include "worker/trainer/model_export.h"
+#include "worker/trainer/torch_process.h"
 
 namespace lathe {
 namespace {
@@ -239,7 +239,7 @@ absl::Status CheckSameOnAllRanks(const std::string& sha256, Communicator& group)
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,
                                          const std::stop_token& stop) {
   LATHE_ASSIGN_OR_RETURN(CudaRank seat, TakeSeat(task, observer));
-  at::set_num_threads(std::max(1, task.threads));
+  SetUpTorchProcess(task.threads);
   observer.OnPhase("load");
   LATHE_ASSIGN_OR_RETURN(Session session, LoadSession(task, seat.device));
   LATHE_RETURN_IF_ERROR(CheckStop(stop));

@@ -10,6 +10,10 @@ namespace lathe {
 
 absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::path& model_dir,
                                                          const ModelOptions& options) {
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    return absl::FailedPreconditionError(
+        "this machine's processor lacks AVX2 or FMA; the engine needs both (x86-64-v3)");
+  }
   LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
   if (options.trainable && config.encoder_decoder) {
     return absl::UnimplementedError(absl::StrCat("method is full with a ", config.architecture,

@@ -33,6 +33,7 @@ struct LoraPlan : torch::CustomClassHolder {
   double dropout = 0;
   uint64_t dropout_seed = 0;
   int64_t rank_sum = 0;
+  int64_t width = 0;  // sum O_i, layers without an update as well.
   LinearGroup group;
 };
 using PlanPtr = c10::intrusive_ptr<LoraPlan>;
@@ -56,6 +57,7 @@ PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, at::ScalarT
     }
     out_begin += group.out_features[i];
   }
+  plan->width = out_begin;
   return plan;
 }
 
@@ -69,6 +71,22 @@ at::Tensor RowsOf(const LoraPlan::Slice& slice, const at::Tensor& down) {
 
 at::Tensor ColumnsOf(const LoraPlan::Slice& slice, const at::Tensor& y) {
   return y.narrow(1, slice.out_begin, slice.out_size);
+}
+
+// Rows and columns of a layer in a matrix [sum r, sum O_i].
+at::Tensor BlockOf(const LoraPlan::Slice& slice, const at::Tensor& matrix) {
+  return RowsOf(slice, matrix).narrow(1, slice.out_begin, slice.out_size);
+}
+
+// All B^T as blocks of one matrix, [sum r, sum O_i], 0 elsewhere. One product with it costs some
+// multiplications by 0 and saves a copy of each layer's columns of the gradient.
+at::Tensor SpreadB(const LoraPlan& plan, at::TensorList tensors) {
+  if (plan.slices.size() == 1 && plan.slices[0].out_size == plan.width) return tensors[1].t();
+  at::Tensor spread = at::zeros({plan.rank_sum, plan.width}, tensors[1].options());
+  for (size_t i = 0; i < plan.slices.size(); ++i) {
+    BlockOf(plan.slices[i], spread).copy_(tensors[2 * i + 1].t());
+  }
+  return spread;
 }
 
 // All A below each other, [sum r, I]: one product with x instead of several thin ones.
@@ -144,14 +162,12 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   static at::Tensor AdapterGradients(const LoraPlan& plan, const at::Tensor& grad_y,
                                      const at::Tensor& x, const at::Tensor& down,
                                      at::TensorList tensors, at::Tensor* out) {
-    at::Tensor grad_down = at::empty_like(down);
+    at::Tensor grad_down = Multiply(SpreadB(plan, tensors), grad_y.t()).mul_(plan.scale);
+    const at::Tensor grad_b = Multiply(down, grad_y);  // Of all pairs of layers; theirs is wanted.
     for (size_t i = 0; i < plan.slices.size(); ++i) {
-      const LoraPlan::Slice& slice = plan.slices[i];
-      const at::Tensor grad = ColumnsOf(slice, grad_y);
-      MultiplyInto(RowsOf(slice, grad_down), tensors[2 * i + 1].t(), grad.t());
-      out[2 * i + 1] = Multiply(RowsOf(slice, down), grad).mul_(plan.scale).t().contiguous();
+      const at::Tensor own = BlockOf(plan.slices[i], grad_b);
+      out[2 * i + 1] = own.t().mul(plan.scale).contiguous();
     }
-    grad_down.mul_(plan.scale);
     const at::Tensor grad_a = plan.dropout == 0 ? Multiply(grad_down, x) : at::Tensor();
     for (size_t i = 0; i < plan.slices.size(); ++i) {
       const LoraPlan::Slice& slice = plan.slices[i];
