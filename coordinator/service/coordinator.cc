@@ -36,7 +36,8 @@ Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& bl
       on_fatal_(std::move(on_fatal)),
       core_(options_.core),
       deployments_(options_.chat_idle_timeout),
-      loop_(clock, [this] { return NextDeadline(); }, [this] { OnDeadline(); }) {}
+      loop_(
+          clock, [this] { return NextDeadline(); }, [this] { OnDeadline(); }) {}
 
 Coordinator::~Coordinator() { Stop(); }
 

@@ -262,7 +262,7 @@ TEST_F(StoreTest, ADatabaseOfANewerProgramIsRefused) {
 }
 
 TEST_F(StoreTest, OthersCannotReadTheDatabase) {
-  struct stat info{};
+  struct stat info {};
   ASSERT_EQ(stat((folder_.path() / "db" / "lathe.db").c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600U);
 }

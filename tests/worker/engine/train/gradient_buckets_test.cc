@@ -95,9 +95,7 @@ TEST(GradientBucketsTest, TakesItsHooksOffTheTensors) {
   const auto group = MakeSoloCommunicator();
   Model model;
   FlatParameters parameters(model.tensors);
-  {
-    const GradientBuckets buckets(parameters, *group, kBucketBytes);
-  }
+  { const GradientBuckets buckets(parameters, *group, kBucketBytes); }
   model.Backward(1);
   ExpectAll(parameters.gradients(), 1);
 }
