@@ -5,7 +5,6 @@
 #include <algorithm>
 
 #include "absl/strings/str_join.h"
-
 #include "worker/engine/ops/staging.h"
 
 namespace lathe {
