@@ -1,6 +1,8 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <iostream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -122,6 +124,32 @@ absl::StatusOr<std::vector<Question>> QuestionsOf(const ChatOptions& options) {
   return questions;
 }
 
+// The answers of one model, in the order of the questions. Several are asked for at once: the
+// service makes their answers together. All are read at once, or a full window of one would hold up
+// the others.
+absl::StatusOr<std::vector<std::string>> AskAll(Connection& connection, const ChatOptions& options,
+                                                const std::string& model,
+                                                const std::vector<Question>& questions) {
+  constexpr size_t kTogether = 16;
+  const size_t count = questions.size();
+  std::vector<absl::StatusOr<std::string>> answers(count, std::string());
+  for (size_t begin = 0; begin < count; begin += kTogether) {
+    std::vector<std::jthread> readers;
+    for (size_t i = begin; i < std::min(begin + kTogether, count); ++i) {
+      readers.emplace_back([&, i] {
+        answers[i] =
+            Ask(connection, options, model, questions[i].messages, [](const std::string&) {});
+      });
+    }
+  }
+  std::vector<std::string> texts;
+  for (absl::StatusOr<std::string>& answer : answers) {
+    if (!answer.ok()) return answer.status();
+    texts.push_back(*std::move(answer));
+  }
+  return texts;
+}
+
 // Every question is a conversation of its own; with --beside both models answer it.
 absl::StatusOr<int> AnswerQuestions(const GlobalOptions& global, const ChatOptions& options,
                                     Connection& connection) {
@@ -130,14 +158,10 @@ absl::StatusOr<int> AnswerQuestions(const GlobalOptions& global, const ChatOptio
   if (!options.beside.empty()) models.push_back(options.beside);
   models.push_back(options.model);
   LATHE_ASSIGN_OR_RETURN(const std::vector<Question> questions, QuestionsOf(options));
-  // All questions to one model, then of the other: the service holds one adapter at a time.
+  // All questions to one model, then to the other: a pass through the model is for one adapter.
   std::vector<std::vector<std::string>> answers(models.size());
   for (size_t m = 0; m < models.size(); ++m) {
-    for (const Question& question : questions) {
-      LATHE_ASSIGN_OR_RETURN(std::string answer, Ask(connection, options, models[m],
-                                                     question.messages, [](const std::string&) {}));
-      answers[m].push_back(std::move(answer));
-    }
+    LATHE_ASSIGN_OR_RETURN(answers[m], AskAll(connection, options, models[m], questions));
   }
   for (size_t p = 0; p < questions.size(); ++p) {
     if (!global.json) {

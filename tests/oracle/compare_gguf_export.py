@@ -3,8 +3,9 @@
 
 usage: compare_gguf_export.py --gguf FILE.gguf --merged DIR [--llama-cpp DIR]
 The gguf package quantises the folder's weights: every tensor's bytes must be equal. transformers
-loads the file (`gguf_file=`): its weights must be those bytes dequantised, its token ids and rendered
-chats those of the folder. With a source tree of llama.cpp the file that its converter makes of the
+loads the file (`gguf_file=`): its weights must be those bytes dequantised, its vocabulary and rendered
+chat those of the folder (it has one pre-tokenizer for all files of an architecture, so ids may
+differ: the C++ tests compare them). With a source tree of llama.cpp the file that its converter makes of the
 folder must have the same tensors and metadata; differing keys are printed. Exit code 1 if anything
 but such a key differs. Needs torch, transformers, gguf, safetensors, numpy."""
 import argparse
@@ -21,8 +22,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import compare_gguf_import
 import make_tiny_gguf as tiny
+import oracle_model as oracle
 
-KIND = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2, "qwen3": gguf.MODEL_ARCH.QWEN3}
+KIND = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2,
+        "qwen3": gguf.MODEL_ARCH.QWEN3}  # fmt: skip
 
 
 def stored(name, weight, config, arch, kind):
@@ -42,7 +45,8 @@ def compare_tensors(reader, merged, config, arch):
     for name in ours.keys() & theirs.keys():
         tensor, (original, weight) = ours[name], theirs[name]
         kinds[tensor.tensor_type.name] = kinds.get(tensor.tensor_type.name, 0) + 1
-        if tensor.data.tobytes() != stored(original, weight, config, arch, tensor.tensor_type).tobytes():
+        expected = stored(original, weight, config, arch, tensor.tensor_type)
+        if tensor.data.tobytes() != expected.tobytes():
             faults.append(f"tensor {name} ({tensor.tensor_type.name}): other bytes")
     print(f"tensors: {len(ours)} compared byte by byte ({kinds}), {len(faults)} faults")
     return faults
@@ -61,7 +65,19 @@ def compare_loading(path, merged_dir, merged, reader, config, arch):
             faults.append(f"transformers loads other numbers for {name}")
     print(f"transformers: {len(merged)} tensors loaded, {len(faults)} faults")
     load = AutoTokenizer.from_pretrained
-    return faults + compare_gguf_import.compare_tokenizers(load(path.parent, **source), load(merged_dir))
+    return faults + compare_tokenizers(load(path.parent, **source), load(merged_dir))
+
+
+def compare_tokenizers(theirs, ours):
+    faults = [] if theirs.get_vocab() == ours.get_vocab() else ["another vocabulary"]
+    chats = [t.apply_chat_template(compare_gguf_import.CHAT, tokenize=False) for t in (theirs, ours)]
+    if chats[0] != chats[1]:
+        faults.append("another rendered chat")
+    golden = json.loads((oracle.DATA / "goldens" / "tokens.json").read_text())
+    texts = [case["text"] for case in golden["texts"]]
+    differ = sum(theirs.encode(text) != ours.encode(text) for text in texts)
+    print(f"tokenizer: {len(faults)} faults; other ids for {differ} of {len(texts)} texts")
+    return faults
 
 
 def contents(reader):
@@ -74,15 +90,16 @@ def contents(reader):
 def compare_converter(reader, merged_dir, llama_cpp, kind):
     with tempfile.TemporaryDirectory() as folder:
         out = pathlib.Path(folder) / "theirs.gguf"
-        command = [sys.executable, llama_cpp / "convert_hf_to_gguf.py", merged_dir, "--outfile", out, "--outtype", kind]
-        subprocess.run(command, check=True, capture_output=True)
+        script = [sys.executable, llama_cpp / "convert_hf_to_gguf.py", merged_dir]
+        subprocess.run([*script, "--outfile", out, "--outtype", kind], check=True, capture_output=True)
         theirs, ours = contents(gguf.GGUFReader(out)), contents(reader)
         for key in sorted(theirs[0].keys() | ours[0].keys()):
             a, b = theirs[0].get(key), ours[0].get(key)
             if a != b:
                 print(f"  {key}: llama.cpp {str(a)[:80]}, ours {str(b)[:80]}")
-        differ = [n for n in theirs[1].keys() | ours[1].keys() if theirs[1].get(n) != ours[1].get(n)]
-    print(f"llama.cpp's converter: {len(theirs[0])} keys, {len(theirs[1])} tensors, {len(differ)} tensors differ")
+        names = theirs[1].keys() | ours[1].keys()
+        differ = [n for n in names if theirs[1].get(n) != ours[1].get(n)]
+    print(f"llama.cpp's converter: {len(theirs[0])} keys, {len(theirs[1])} tensors, {len(differ)} differ")
     return [f"tensor {n} is not the converter's" for n in differ]
 
 

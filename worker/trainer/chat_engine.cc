@@ -15,8 +15,8 @@ absl::StatusOr<std::unique_ptr<ChatEngine>> ChatEngine::Load(const std::filesyst
   return std::unique_ptr<ChatEngine>(new ChatEngine(std::move(text), std::move(model)));
 }
 
-absl::StatusOr<ChatAnswer> ChatEngine::Answer(const ChatQuestion& question,
-                                              const TextCallback& on_text) {
+absl::Status ChatEngine::Ask(const ChatQuestion& question, TextCallback on_text,
+                             AnswerCallback on_answer) {
   if (!question.tools.empty() && !text_->traits().shows_tools) {
     return absl::InvalidArgumentError("tools: the model's chat template does not show them");
   }
@@ -30,12 +30,16 @@ absl::StatusOr<ChatAnswer> ChatEngine::Answer(const ChatQuestion& question,
   GenerateOptions options = question.options;
   options.stop_ids.insert(options.stop_ids.end(), text_->stop_ids().begin(),
                           text_->stop_ids().end());
-  StreamDecoder decoder(*text_);
-  LATHE_ASSIGN_OR_RETURN(const Generation generation,
-                         GenerateText(*model_, decoder, prompt, adapter, options, on_text));
-  return ChatAnswer{.finish = generation.finish,
-                    .prompt_tokens = static_cast<int64_t>(prompt.size()),
-                    .completion_tokens = static_cast<int64_t>(generation.ids.size())};
+  const auto stream = std::make_shared<TextStream<StreamDecoder>>(
+      StreamDecoder(*text_), options.stop_strings, std::move(on_text));
+  return generator_.Add(
+      prompt, adapter, options, [stream](int32_t id) { return stream->Push(id); },
+      [stream, on_answer = std::move(on_answer),
+       num_prompt = static_cast<int64_t>(prompt.size())](const Generation& generation) {
+        on_answer({.finish = stream->Finish(generation.finish),
+                   .prompt_tokens = num_prompt,
+                   .completion_tokens = static_cast<int64_t>(generation.ids.size())});
+      });
 }
 
 absl::StatusOr<std::string> ChatEngine::UseAdapter(const std::filesystem::path& dir) {
@@ -47,12 +51,21 @@ absl::StatusOr<std::string> ChatEngine::UseAdapter(const std::filesystem::path& 
   } else {
     LATHE_RETURN_IF_ERROR(model_->LoadAdapter(name, dir));
   }
+  TrimAdapters();
   adapters_.push_back(name);
-  if (adapters_.size() > kMaxAdapters) {
-    model_->RemoveAdapter(adapters_.front());
-    adapters_.pop_front();
-  }
   return name;
+}
+
+// Makes room for one more. Those that an answer needs stay.
+void ChatEngine::TrimAdapters() {
+  for (auto it = adapters_.begin(); it != adapters_.end() && adapters_.size() >= kMaxAdapters;) {
+    if (generator_.Uses(*it)) {
+      ++it;
+      continue;
+    }
+    model_->RemoveAdapter(*it);
+    it = adapters_.erase(it);
+  }
 }
 
 }  // namespace lathe

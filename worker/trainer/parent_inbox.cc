@@ -37,16 +37,29 @@ absl::StatusOr<internal::v1::Rendezvous> ParentInbox::WaitForRendezvous() {
 
 std::optional<internal::v1::Generate> ParentInbox::NextQuestion() {
   MutexLock lock(mu_);
-  cancelled_.erase(answering_);
-  answering_.clear();
   changed_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     return !questions_.empty() || EndedLocked();
   });
-  if (EndedLocked()) return std::nullopt;
+  return TakeLocked();
+}
+
+std::optional<internal::v1::Generate> ParentInbox::TryNextQuestion() {
+  const MutexLock lock(mu_);
+  return TakeLocked();
+}
+
+std::optional<internal::v1::Generate> ParentInbox::TakeLocked() {
+  if (EndedLocked() || questions_.empty()) return std::nullopt;
   internal::v1::Generate question = std::move(questions_.front());
   questions_.pop_front();
-  answering_ = question.request_id();
+  answering_.insert(question.request_id());
   return question;
+}
+
+void ParentInbox::Answered(const std::string& request_id) {
+  const MutexLock lock(mu_);
+  answering_.erase(request_id);
+  cancelled_.erase(request_id);
 }
 
 bool ParentInbox::IsCancelled(const std::string& request_id) const {
@@ -87,7 +100,7 @@ void ParentInbox::Dispatch(ParentMessage message) {
     const std::string& id = message.cancel_generate().request_id();
     const bool waits = std::any_of(questions_.begin(), questions_.end(),
                                    [&](const auto& q) { return q.request_id() == id; });
-    if (waits || id == answering_) cancelled_.insert(id);
+    if (waits || answering_.contains(id)) cancelled_.insert(id);
   } else {
     LogWarning("the agent sent a message that does not belong here; it is ignored");
   }

@@ -35,6 +35,10 @@ class ParentInbox {
   // Blocks for the next question; none: the channel is closed, or a Cancel message came. At most
   // kMaxWaiting wait; what comes on top is answered by nobody and dropped with a log line.
   std::optional<internal::v1::Generate> NextQuestion();
+  // The next question if one is there.
+  std::optional<internal::v1::Generate> TryNextQuestion();
+  // The answer to `request_id` has ended.
+  void Answered(const std::string& request_id);
   // Whether the answer to `request_id` is no longer wanted.
   bool IsCancelled(const std::string& request_id) const;
 
@@ -43,6 +47,7 @@ class ParentInbox {
 
   void Receive();
   void Dispatch(internal::v1::ParentMessage message);
+  std::optional<internal::v1::Generate> TakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool EndedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return closed_ || cancel_.stop_requested();
   }
@@ -57,7 +62,7 @@ class ParentInbox {
   std::optional<internal::v1::Rendezvous> rendezvous_ ABSL_GUARDED_BY(mu_);
   std::deque<internal::v1::Generate> questions_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> cancelled_ ABSL_GUARDED_BY(mu_);  // Of those that wait or run.
-  std::string answering_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> answering_ ABSL_GUARDED_BY(mu_);  // Taken and not answered.
 
   std::jthread reader_;
 };

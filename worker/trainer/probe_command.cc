@@ -27,6 +27,7 @@ namespace {
 
 constexpr char kAdapter[] = "probed";
 constexpr int64_t kMaxNewTokens = 4096;
+constexpr size_t kBatch = 16;
 constexpr size_t kMaxPromptsBytes = size_t{16} << 20;
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 
@@ -106,13 +107,22 @@ absl::Status WriteLogits(CausalLm& model, const Prompts& prompts, bool has_adapt
   return WriteSafetensors(path, views);
 }
 
-absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts, const GreedyOptions& options,
-                         bool has_adapter, const std::filesystem::path& path) {
+absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts,
+                         const std::vector<int64_t>& end_ids, bool has_adapter,
+                         const std::filesystem::path& path) {
   nlohmann::json json = {{"base", nlohmann::json::array()}};
   if (has_adapter) json["adapter"] = nlohmann::json::array();
-  for (const std::vector<int32_t>& prompt : prompts.prompts) {
-    if (has_adapter) json["adapter"].push_back(GreedyIds(model, prompt, options, kAdapter));
-    json["base"].push_back(GreedyIds(model, prompt, options, ""));
+  const auto answer = [&](const std::vector<GreedyPrompt>& batch, const char* key,
+                          const std::string& adapter) {
+    for (auto& ids : GreedyIds(model, batch, end_ids, adapter)) json[key].push_back(ids);
+  };
+  for (size_t begin = 0; begin < prompts.prompts.size(); begin += kBatch) {
+    std::vector<GreedyPrompt> batch;
+    for (size_t i = begin; i < std::min(begin + kBatch, prompts.prompts.size()); ++i) {
+      batch.push_back({prompts.prompts[i], prompts.max_new_tokens});
+    }
+    if (has_adapter) answer(batch, "adapter", kAdapter);
+    answer(batch, "base", "");
   }
   return WriteFileAtomically(path, json.dump() + "\n");
 }
@@ -123,7 +133,7 @@ absl::Status Probe(const ProbeCommand& command) {
   SetUpTorchProcess(command.threads);
   LATHE_ASSIGN_OR_RETURN(const std::string text, ReadFile(command.prompts_file, kMaxPromptsBytes));
   LATHE_ASSIGN_OR_RETURN(const Prompts prompts, ParsePrompts(text));
-  LATHE_ASSIGN_OR_RETURN(std::vector<int64_t> end_ids, EndIds(command.model_dir));
+  LATHE_ASSIGN_OR_RETURN(const std::vector<int64_t> end_ids, EndIds(command.model_dir));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(command.base_storage));
   LATHE_ASSIGN_OR_RETURN(
       const std::unique_ptr<CausalLm> model,
@@ -133,9 +143,7 @@ absl::Status Probe(const ProbeCommand& command) {
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));
   LATHE_RETURN_IF_ERROR(
       WriteLogits(*model, prompts, has_adapter, command.output_dir / "logits.safetensors"));
-  const GreedyOptions greedy{.max_new_tokens = prompts.max_new_tokens,
-                             .end_ids = std::move(end_ids)};
-  return WriteGreedy(*model, prompts, greedy, has_adapter, command.output_dir / "greedy.json");
+  return WriteGreedy(*model, prompts, end_ids, has_adapter, command.output_dir / "greedy.json");
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -135,19 +136,88 @@ absl::StatusOr<BaseStorage> StorageFrom(const pb::ServeTask& task) {
   return task.base_storage().empty() ? BaseStorage::kF32 : ParseBaseStorage(task.base_storage());
 }
 
-absl::Status Answer(const pb::Generate& message, ChatEngine& engine, const ParentInbox& inbox,
-                    WireReporter& reporter, const AnswerSender& sender) {
-  if (inbox.IsCancelled(message.request_id())) return absl::CancelledError("cancelled");
-  LATHE_ASSIGN_OR_RETURN(const ChatQuestion question, QuestionFrom(message));
-  LATHE_ASSIGN_OR_RETURN(const ChatAnswer answer,
-                         engine.Answer(question, [&](const std::string& text) {
-                           reporter.OnPhase("serve");
-                           sender.Text(text);
-                           return !inbox.IsCancelled(message.request_id());
-                         }));
-  sender.End(answer);
-  return absl::OkStatus();
-}
+// Answers as many questions together as there are, up to kMaxOpen; one that comes later joins them.
+class Server {
+ public:
+  Server(ChildChannel& channel, ChatEngine& engine, ParentInbox& inbox, WireReporter& reporter)
+      : channel_(channel), engine_(engine), inbox_(inbox), reporter_(reporter) {}
+
+  // Until the inbox ends.
+  void Run() {
+    while (true) {
+      auto message = open_.empty() ? inbox_.NextQuestion() : Joining();
+      if (message) {
+        Take(*message);
+      } else if (open_.empty()) {
+        return;
+      } else {
+        Step();
+      }
+    }
+  }
+
+ private:
+  static constexpr size_t kMaxOpen = 16;
+
+  std::optional<pb::Generate> Joining() {
+    if (open_.size() >= kMaxOpen) return std::nullopt;
+    return inbox_.TryNextQuestion();
+  }
+
+  AnswerSender SenderOf(const std::string& id) const { return {channel_, id}; }
+
+  void Take(const pb::Generate& message) {
+    const std::string& id = message.request_id();
+    open_.insert(id);
+    const absl::Status status = CatchTorch([&] { return Ask(message); });
+    if (!status.ok()) End(id, status);
+  }
+
+  absl::Status Ask(const pb::Generate& message) {
+    const std::string& id = message.request_id();
+    if (inbox_.IsCancelled(id)) return absl::CancelledError("cancelled");
+    LATHE_ASSIGN_OR_RETURN(const ChatQuestion question, QuestionFrom(message));
+    return engine_.Ask(
+        question,
+        [this, id](const std::string& text) {
+          reporter_.OnPhase("serve");
+          SenderOf(id).Text(text);
+          return !inbox_.IsCancelled(id);
+        },
+        [this, id](const ChatAnswer& answer) {
+          SenderOf(id).End(answer);
+          Forget(id);
+        });
+  }
+
+  // What fails in the middle of a pass fails for all of its answers.
+  void Step() {
+    const absl::Status status = CatchTorch([&] {
+      engine_.Step();
+      return absl::OkStatus();
+    });
+    if (status.ok()) return;
+    engine_.Clear();
+    const std::set<std::string> failed = open_;
+    for (const std::string& id : failed) End(id, status);
+  }
+
+  void End(const std::string& id, const absl::Status& status) {
+    SenderOf(id).Error(status);
+    Forget(id);
+  }
+
+  void Forget(std::string id) {  // A copy: it may be the one in the set.
+    inbox_.Answered(id);
+    open_.erase(id);
+  }
+
+  ChildChannel& channel_;
+  ChatEngine& engine_;
+  ParentInbox& inbox_;
+  WireReporter& reporter_;
+  std::set<std::string> open_;  // Taken and not answered.
+};
 
 }  // namespace
 
@@ -188,12 +258,7 @@ absl::StatusOr<pb::Done> RunServeTask(const pb::Task& task, ChildChannel& channe
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<ChatEngine> engine,
                          ChatEngine::Load(task.serve().model_dir(), {.storage = storage}));
   reporter.OnPhase("serve");
-  while (const std::optional<pb::Generate> message = inbox.NextQuestion()) {
-    const AnswerSender sender(channel, message->request_id());
-    const absl::Status status =
-        CatchTorch([&] { return Answer(*message, *engine, inbox, reporter, sender); });
-    if (!status.ok()) sender.Error(status);
-  }
+  Server(channel, *engine, inbox, reporter).Run();
   if (inbox.cancel_token().stop_requested()) return absl::CancelledError("cancelled");
   return pb::Done();
 }

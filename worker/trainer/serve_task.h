@@ -7,9 +7,9 @@
 
 namespace lathe {
 
-// Loads the base and answers `generate` messages one after the other until the channel ends (OK) or
-// a Cancel message comes (Cancelled). A question that fails is answered with its error and the next
-// one is taken.
+// Loads the base and answers `generate` messages until the channel ends (OK) or a Cancel message
+// comes (Cancelled). Questions that are there at the same time are answered together, a pass
+// through the model per token and adapter; one that fails is answered with its error.
 absl::StatusOr<internal::v1::Done> RunServeTask(const internal::v1::Task& task,
                                                 ChildChannel& channel);
 

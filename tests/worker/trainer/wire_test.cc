@@ -97,6 +97,20 @@ TEST_F(ParentInboxTest, CancelledQuestionIsKnownWhenItsTurnComes) {
   EXPECT_EQ(inbox.NextQuestion()->request_id(), "b");
 }
 
+TEST_F(ParentInboxTest, SeveralQuestionsMayBeAnsweredAtATime) {
+  ParentInbox inbox(*child_, ParentInbox::OnClose::kDrain);
+  Ask("a");
+  Ask("b");
+  ASSERT_EQ(inbox.NextQuestion()->request_id(), "a");
+  ASSERT_EQ(inbox.NextQuestion()->request_id(), "b");
+  EXPECT_FALSE(inbox.TryNextQuestion().has_value());
+  CancelAnswer("a");
+  while (!inbox.IsCancelled("a")) std::this_thread::yield();
+  EXPECT_FALSE(inbox.IsCancelled("b"));
+  inbox.Answered("a");
+  EXPECT_FALSE(inbox.IsCancelled("a"));
+}
+
 TEST_F(ParentInboxTest, ClosedChannelEndsTheQuestions) {
   ParentInbox inbox(*child_, ParentInbox::OnClose::kDrain);
   parent_.reset();

@@ -10,6 +10,7 @@
 
 #include <csignal>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 
@@ -277,6 +278,29 @@ TEST_F(ServeTest, AnswersQuestionsWithTheAdapterThatIsAskedFor) {
   EXPECT_EQ(Ask(Question("3")).text, base.text);
   child_->channel.reset();
   EXPECT_EQ(child_->process->Wait(), 0) << child_->process->output();
+}
+
+// The second question does not wait for the end of the first, and each gets its own answer.
+TEST_F(ServeTest, QuestionsAtTheSameTimeAreAnsweredTogether) {
+  const std::string adapter = fs::absolute("tests/data/tiny-adapter").string();
+  pb::ParentMessage first = Question("first", adapter);
+  first.mutable_generate()->mutable_request()->set_max_tokens(300);
+  const pb::ParentMessage second = Question("second");
+  ASSERT_TRUE(child_->channel->Send(first).ok());
+  ASSERT_TRUE(child_->channel->Send(second).ok());
+  std::map<std::string, std::string> texts;
+  std::vector<std::string> ended;
+  pb::ChildMessage message;
+  while (ended.size() < 2 && child_->channel->Receive(message).ok()) {
+    if (!message.has_text()) continue;
+    EXPECT_EQ(message.text().error(), "");
+    texts[message.text().request_id()] += message.text().response().text();
+    if (message.text().response().finish_reason().empty()) continue;
+    ended.push_back(message.text().request_id());
+  }
+  EXPECT_THAT(ended, ::testing::ElementsAre("second", "first"));
+  EXPECT_EQ(Ask(second).text, texts["second"]);
+  EXPECT_EQ(Ask(first).text, texts["first"]);
 }
 
 TEST_F(ServeTest, BadQuestionIsAnsweredWithItsErrorAndTheNextOneIsTaken) {

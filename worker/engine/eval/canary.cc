@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <functional>
 #include <numeric>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "worker/engine/generate/greedy.h"
@@ -24,9 +25,10 @@ CanaryRow CutRow(const TokenRow& row) {
 }
 
 // As many tokens as the model has positions for; the last one needs none.
-GreedyOptions OptionsFor(const CausalLm& model, const std::vector<int32_t>& prompt) {
+GreedyPrompt PromptOf(const CausalLm& model, const CanaryRow& row) {
+  std::vector<int32_t> prompt(row.ids.begin(), row.ids.begin() + row.first_label + 1);
   const int64_t room = model.config().max_positions - static_cast<int64_t>(prompt.size()) + 1;
-  return {.max_new_tokens = std::min(kCanaryNewTokens, room)};
+  return {std::move(prompt), std::min(kCanaryNewTokens, room)};
 }
 
 double MeanKl(const at::Tensor& trained, const at::Tensor& exported) {
@@ -49,13 +51,15 @@ CanaryAnswers AnswerCanary(CausalLm& model, const std::vector<CanaryRow>& rows,
                            const std::string& adapter) {
   CanaryAnswers answers;
   std::vector<at::Tensor> logits;
+  std::vector<GreedyPrompt> prompts;
   for (const CanaryRow& row : rows) {
     const TokenRow document = {.ids = row.ids, .trained = row.trained};
     const at::Tensor all = model.Logits(BuildBatch({&document, 1}), adapter);
     const int64_t count = std::min(kCanaryPositions, all.size(0));
     logits.push_back(all.narrow(0, all.size(0) - count, count).to(at::kFloat));
-    const std::vector<int32_t> prompt(row.ids.begin(), row.ids.begin() + row.first_label + 1);
-    const std::vector<int32_t> made = GreedyIds(model, prompt, OptionsFor(model, prompt), adapter);
+    prompts.push_back(PromptOf(model, row));
+  }
+  for (const std::vector<int32_t>& made : GreedyIds(model, prompts, /*end_ids=*/{}, adapter)) {
     answers.greedy.insert(answers.greedy.end(), made.begin(), made.end());
   }
   answers.logits = at::cat(logits);

@@ -3,13 +3,12 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
-#include "absl/status/statusor.h"
 #include "worker/engine/generate/sample.h"
 #include "worker/engine/generate/stop_strings.h"
-#include "worker/engine/model/causal_lm.h"
 
 namespace lathe {
 
@@ -37,36 +36,36 @@ struct Generation {
 // Called with every new token but a stop id; false ends the answer.
 using TokenCallback = std::function<bool(int32_t id)>;
 
-// Continues `prompt`, or answers it where it is an encoder-decoder's source. The same arguments
-// give the same tokens. Stop strings are not looked at: GenerateText does. InvalidArgument: an
-// option, an empty prompt, or one that leaves no room. May throw as CausalLm does.
-absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>& prompt,
-                                    const std::string& adapter, const GenerateOptions& options,
-                                    const TokenCallback& on_token);
-
 // Called with text that will not change any more, never empty; false ends the answer.
 using TextCallback = std::function<bool(const std::string& text)>;
 
-// Generate with text. `Decoder` is lathe::StreamDecoder, or anything with std::string Push(int32_t)
-// and std::string Finish().
+// The text of one answer. `Decoder` is lathe::StreamDecoder, or anything with std::string
+// Push(int32_t) and std::string Finish(). Thread-compatible.
 template <typename Decoder>
-absl::StatusOr<Generation> GenerateText(CausalLm& model, Decoder& decoder,
-                                        const std::vector<int32_t>& prompt,
-                                        const std::string& adapter, const GenerateOptions& options,
-                                        const TextCallback& on_text) {
-  StopStrings stops(options.stop_strings);
-  const auto send = [&](const std::string& text) { return text.empty() || on_text(text); };
-  auto result = Generate(model, prompt, adapter, options, [&](int32_t id) {
-    return send(stops.Push(decoder.Push(id))) && !stops.found();
-  });
-  if (!result.ok()) return result;
-  if (result->finish != FinishReason::kCancelled) {
-    std::string rest = stops.Push(decoder.Finish());
-    rest += stops.Finish();
-    send(rest);
+class TextStream {
+ public:
+  TextStream(Decoder decoder, std::vector<std::string> stops, TextCallback on_text)
+      : decoder_(std::move(decoder)), stops_(std::move(stops)), on_text_(std::move(on_text)) {}
+
+  // A TokenCallback.
+  bool Push(int32_t id) { return Send(stops_.Push(decoder_.Push(id))) && !stops_.found(); }
+
+  // Sends what was held back; returns why the text ended, `finish` being why the tokens did.
+  FinishReason Finish(FinishReason finish) {
+    if (finish != FinishReason::kCancelled) {
+      std::string rest = stops_.Push(decoder_.Finish());
+      rest += stops_.Finish();
+      Send(rest);
+    }
+    return stops_.found() ? FinishReason::kStop : finish;
   }
-  if (stops.found()) result->finish = FinishReason::kStop;
-  return result;
-}
+
+ private:
+  bool Send(const std::string& text) { return text.empty() || on_text_(text); }
+
+  Decoder decoder_;
+  StopStrings stops_;
+  TextCallback on_text_;
+};
 
 }  // namespace lathe

@@ -8,14 +8,17 @@
 
 namespace lathe {
 
-struct GreedyOptions {
+struct GreedyPrompt {
+  std::vector<int32_t> ids;    // At least one.
   int64_t max_new_tokens = 0;  // At least 1.
-  std::vector<int64_t> end_ids = {};
 };
 
-// The most likely token again and again, up to and with the first of `end_ids`: transformers'
-// generate(do_sample=False). REQUIRES: a prompt of at least one token. Throws what libtorch throws.
-std::vector<int32_t> GreedyIds(CausalLm& model, const std::vector<int32_t>& prompt,
-                               const GreedyOptions& options, const std::string& adapter);
+// For each prompt the most likely token again and again, up to and with the first of `end_ids`:
+// transformers' generate(do_sample=False). All of them together, one pass per token. Throws what
+// libtorch throws.
+std::vector<std::vector<int32_t>> GreedyIds(CausalLm& model,
+                                            const std::vector<GreedyPrompt>& prompts,
+                                            const std::vector<int64_t>& end_ids,
+                                            const std::string& adapter);
 
 }  // namespace lathe

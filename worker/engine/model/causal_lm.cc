@@ -1,5 +1,7 @@
 #include "worker/engine/model/causal_lm.h"
 
+#include <ATen/ATen.h>
+
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -7,6 +9,11 @@
 #include "worker/engine/model/architectures.h"
 
 namespace lathe {
+
+at::Tensor CausalLm::Extend(KvCache& cache, const std::vector<int32_t>& ids,
+                            const std::string& adapter) {
+  return Extend({{&cache, ids}}, adapter).squeeze(0);
+}
 
 absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::path& model_dir,
                                                          const ModelOptions& options) {

@@ -78,6 +78,12 @@ class KvCache {
   virtual int64_t length() const = 0;  // Tokens cached, of the decoder.
 };
 
+// Tokens that follow those in a cache.
+struct SequencePart {
+  KvCache* cache = nullptr;  // Made by the model; each once in a call.
+  std::vector<int32_t> ids;  // At least one.
+};
+
 // Thread-compatible. Methods may throw c10::Error where they do not return a Status: the caller at
 // the engine's door catches it once. `adapter` empty: the base alone.
 class CausalLm {
@@ -116,12 +122,14 @@ class CausalLm {
   // of the decoder (source_target.h).
   virtual at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) = 0;
 
-  // Appends `ids` to the cached sequence; returns the logits after the last of them, [V]. The first
-  // ids of an encoder-decoder's cache are the source, after which come the logits of the target's
-  // first token; all others are the target's.
   virtual std::unique_ptr<KvCache> NewCache() = 0;
-  virtual at::Tensor Extend(KvCache& cache, const std::vector<int32_t>& ids,
-                            const std::string& adapter) = 0;
+  // Appends to the cached sequences, all in one pass through the layers (of an encoder-decoder one
+  // after the other); returns the logits after the last token of each of the B parts, [B, V]. The
+  // first ids of an encoder-decoder's cache are the source, after which come the logits of the
+  // target's first token; all others are the target's.
+  virtual at::Tensor Extend(const std::vector<SequencePart>& parts, const std::string& adapter) = 0;
+  // The same of one sequence, [V].
+  at::Tensor Extend(KvCache& cache, const std::vector<int32_t>& ids, const std::string& adapter);
 };
 
 }  // namespace lathe

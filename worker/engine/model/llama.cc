@@ -35,6 +35,19 @@ class LlamaCache final : public KvCache {
   std::vector<LayerCache> layers_;
 };
 
+// Tokens of several sequences one after the other.
+struct CachedPart {
+  LlamaCache* cache = nullptr;
+  int64_t begin = 0;  // Of its tokens in the batch.
+  int64_t count = 0;
+};
+struct CachedBatch {
+  std::vector<CachedPart> parts;
+  std::vector<int32_t> ids;        // [T]
+  std::vector<int32_t> positions;  // [T]
+  std::vector<int32_t> last;       // [B], the last token of each part.
+};
+
 // What one pass through the layers needs beside the hidden states.
 struct Pass {
   AdapterUse use;
@@ -105,24 +118,18 @@ class LlamaLm final : public CausalLm {
     return std::make_unique<LlamaCache>(config_.num_layers);
   }
 
-  at::Tensor Extend(KvCache& base_cache, const std::vector<int32_t>& ids,
-                    const std::string& adapter) override {
+  using CausalLm::Extend;
+  at::Tensor Extend(const std::vector<SequencePart>& parts, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
-    auto& cache = static_cast<LlamaCache&>(base_cache);  // NewCache() makes no other.
-    const auto count = static_cast<int64_t>(ids.size());
-    TORCH_CHECK_VALUE(count > 0, "Extend got no tokens; must have at least 1");
-    CheckIds(ids, config_.vocab_size, "token id");
-    TORCH_CHECK_VALUE(cache.length() + count <= config_.max_positions, "sequence has ",
-                      cache.length() + count, " tokens; the model allows ", config_.max_positions);
-    const RopeTable rope =
-        Rope(at::arange(cache.length(), cache.length() + count, wide_.dtype(at::kLong)));
-    Pass pass = {.use = {.adapter = adapters_.Find(adapter)},
-                 .checkpoint = false,
-                 .attend = [&](int64_t layer, const at::Tensor& qkv) {
-                   return AttendCached(cache, layer, qkv, rope);
-                 }};
-    const at::Tensor hidden = RunLayers(Embed(ids), pass).narrow(0, count - 1, 1);
-    return HeadLogits(hidden).squeeze(0);
+    const CachedBatch batch = Gather(parts);
+    const RopeTable rope = Rope(Indices(batch.positions));
+    const Pass pass = {.use = {.adapter = adapters_.Find(adapter)},
+                       .checkpoint = false,
+                       .attend = [&](int64_t layer, const at::Tensor& qkv) {
+                         return AttendCached(batch, layer, qkv, rope);
+                       }};
+    const at::Tensor hidden = RunLayers(Embed(batch.ids), pass);
+    return HeadLogits(hidden.index_select(0, Indices(batch.last)));
   }
 
  private:
@@ -209,16 +216,45 @@ class LlamaLm final : public CausalLm {
                     weights.key_norm.expand({config_.num_kv_heads, -1})});
   }
 
-  at::Tensor AttendCached(LlamaCache& cache, int64_t layer, const at::Tensor& qkv,
+  // REQUIRES: NewCache() made the caches.
+  CachedBatch Gather(const std::vector<SequencePart>& parts) const {
+    TORCH_CHECK_VALUE(!parts.empty(), "Extend got no sequence; must have at least 1");
+    CachedBatch batch;
+    for (const SequencePart& part : parts) {
+      auto* const cache = static_cast<LlamaCache*>(part.cache);
+      const auto count = static_cast<int64_t>(part.ids.size());
+      TORCH_CHECK_VALUE(count > 0, "Extend got no tokens; must have at least 1");
+      CheckIds(part.ids, config_.vocab_size, "token id");
+      TORCH_CHECK_VALUE(cache->length() + count <= config_.max_positions, "sequence has ",
+                        cache->length() + count, " tokens; the model allows ",
+                        config_.max_positions);
+      batch.parts.push_back({cache, static_cast<int64_t>(batch.ids.size()), count});
+      batch.ids.insert(batch.ids.end(), part.ids.begin(), part.ids.end());
+      for (int64_t i = 0; i < count; ++i) {
+        batch.positions.push_back(static_cast<int32_t>(cache->length() + i));
+      }
+      batch.last.push_back(static_cast<int32_t>(batch.ids.size()) - 1);
+    }
+    return batch;
+  }
+
+  at::Tensor AttendCached(const CachedBatch& batch, int64_t layer, const at::Tensor& qkv,
                           const RopeTable& rope) const {
     const HeadShape shape = heads();
     const at::Tensor all = qkv.view({qkv.size(0), -1, shape.head_dim});  // [T, H + 2 K, E]
     const int64_t num_rotated = shape.num_heads + shape.num_kv_heads;
     const at::Tensor rotated = RotateHeads(all.narrow(1, 0, num_rotated), rope);
-    const LayerCache::View cached =
-        cache.layer(layer).Append(rotated.narrow(1, shape.num_heads, shape.num_kv_heads),
-                                  all.narrow(1, num_rotated, shape.num_kv_heads));
-    return AttendToCache(rotated.narrow(1, 0, shape.num_heads), cached.keys, cached.values);
+    std::vector<at::Tensor> attended;
+    for (const CachedPart& part : batch.parts) {
+      const at::Tensor own = rotated.narrow(0, part.begin, part.count);
+      const at::Tensor values =
+          all.narrow(0, part.begin, part.count).narrow(1, num_rotated, shape.num_kv_heads);
+      const LayerCache::View cached = part.cache->layer(layer).Append(
+          own.narrow(1, shape.num_heads, shape.num_kv_heads), values);
+      attended.push_back(
+          AttendToCache(own.narrow(1, 0, shape.num_heads), cached.keys, cached.values));
+    }
+    return attended.size() == 1 ? attended[0] : at::cat(attended);
   }
 
   const ModelConfig config_;

@@ -111,8 +111,19 @@ class T5Lm final : public CausalLm {
     return std::make_unique<T5Cache>(own().num_decoder_layers);
   }
 
-  at::Tensor Extend(KvCache& base_cache, const std::vector<int32_t>& ids,
-                    const std::string& adapter) override {
+  using CausalLm::Extend;
+  at::Tensor Extend(const std::vector<SequencePart>& parts, const std::string& adapter) override {
+    TORCH_CHECK_VALUE(!parts.empty(), "Extend got no sequence; must have at least 1");
+    std::vector<at::Tensor> logits;
+    for (const SequencePart& part : parts) {
+      logits.push_back(ExtendOne(*part.cache, part.ids, adapter));
+    }
+    return at::stack(logits);
+  }
+
+ private:
+  at::Tensor ExtendOne(KvCache& base_cache, const std::vector<int32_t>& ids,
+                       const std::string& adapter) {
     const at::NoGradGuard no_grad;
     auto& cache = static_cast<T5Cache&>(base_cache);  // NewCache() makes no other.
     TORCH_CHECK_VALUE(!ids.empty(), "Extend got no tokens; must have at least 1");
@@ -123,7 +134,6 @@ class T5Lm final : public CausalLm {
     return DecodeCached(cache, {static_cast<int32_t>(own().start_id)}, use);
   }
 
- private:
   const EncoderDecoder& own() const { return *config_.encoder_decoder; }
   int64_t inner() const { return config_.num_heads * config_.head_dim; }
   // Where the decoder's layers begin among all.

@@ -1,4 +1,4 @@
-#include "worker/engine/generate/generate.h"
+#include "worker/engine/generate/batch_generator.h"
 
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
@@ -139,6 +139,19 @@ TEST(StopStringsTest, TextThatOnlyBeginsLikeOneComesOutInTheEnd) {
   EXPECT_FALSE(stops.found());
 }
 
+// A batch of one.
+absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>& prompt,
+                                    const std::string& adapter, const GenerateOptions& options,
+                                    const TokenCallback& on_token) {
+  BatchGenerator generator(model);
+  Generation result;
+  const absl::Status status =
+      generator.Add(prompt, adapter, options, on_token, [&](const Generation& g) { result = g; });
+  if (!status.ok()) return status;
+  while (generator.num_open() > 0) generator.Step();
+  return result;
+}
+
 class GenerateTest : public testing::Test {
  protected:
   GenerateTest() : golden_(ReadJson(DataFolder() / "goldens" / "greedy.json")) {
@@ -227,17 +240,130 @@ TEST_F(GenerateTest, TextStopsBeforeAStopStringAndIsWholeWithoutOne) {
     LetterDecoder decoder;
     GenerateOptions options = {.max_tokens = static_cast<int>(answer_.size())};
     options.stop_strings = std::move(stops);
+    TextStream stream(decoder, options.stop_strings, [&](const std::string& piece) {
+      text += piece;
+      return true;
+    });
     const auto result =
-        GenerateText(*model_, decoder, prompt_, "tuned", options, [&](const std::string& piece) {
-          text += piece;
-          return true;
-        });
-    EXPECT_EQ(result->finish, expected);
+        Generate(*model_, prompt_, "tuned", options, [&](int32_t id) { return stream.Push(id); });
+    EXPECT_EQ(stream.Finish(result->finish), expected);
     return text;
   };
   EXPECT_EQ(text_of({}, FinishReason::kLength), whole);
   const std::string stop = whole.substr(5, 2);
   EXPECT_EQ(text_of({stop}, FinishReason::kStop), whole.substr(0, whole.find(stop)));
+}
+
+// Every prompt of the golden with options of its own.
+class BatchGeneratorTest : public GenerateTest {
+ protected:
+  struct Question {
+    std::vector<int32_t> prompt;
+    std::string adapter;
+    GenerateOptions options;
+  };
+
+  std::vector<Question> Questions(bool greedy, bool with_base) const {
+    std::vector<Question> questions;
+    for (const auto& prompt : golden_.at("prompts")) {
+      const size_t i = questions.size();
+      Question question{
+          prompt.get<std::vector<int32_t>>(), with_base && i % 2 == 1 ? "" : "tuned", {}};
+      question.options.max_tokens = 12 + static_cast<int>(i);
+      if (!greedy) {
+        question.options.sample = {.temperature = 1.5, .top_p = 0.9, .seed = i + 1};
+        question.options.sample.repetition_penalty = i % 2 == 0 ? 1 : 1.3;
+      }
+      questions.push_back(std::move(question));
+    }
+    return questions;
+  }
+
+  // The answers in the order of the questions.
+  static std::vector<Generation> Together(BatchGenerator& generator,
+                                          const std::vector<Question>& questions,
+                                          size_t steps_between = 0) {
+    std::vector<Generation> answers(questions.size());
+    for (size_t i = 0; i < questions.size(); ++i) {
+      const Question& q = questions[i];
+      EXPECT_TRUE(generator
+                      .Add(
+                          q.prompt, q.adapter, q.options, [](int32_t) { return true; },
+                          [&answers, i](const Generation& made) { answers[i] = made; })
+                      .ok());
+      for (size_t step = 0; step < steps_between; ++step) generator.Step();
+    }
+    while (generator.num_open() > 0) generator.Step();
+    return answers;
+  }
+
+  void ExpectAsAlone(const std::vector<Question>& questions,
+                     const std::vector<Generation>& answers) {
+    for (size_t i = 0; i < questions.size(); ++i) {
+      const Question& q = questions[i];
+      const auto alone =
+          Generate(*model_, q.prompt, q.adapter, q.options, [](int32_t) { return true; });
+      EXPECT_EQ(answers[i].ids, alone->ids) << i;
+      EXPECT_EQ(answers[i].finish, alone->finish) << i;
+    }
+  }
+};
+
+TEST_F(BatchGeneratorTest, GreedyAnswersAreTheGoldenOnesInOnePassPerToken) {
+  std::vector<Question> questions = Questions(/*greedy=*/true, /*with_base=*/false);
+  ASSERT_GE(questions.size(), 3U);
+  for (Question& question : questions) question.options.max_tokens = 20;
+  BatchGenerator generator(*model_);
+  const std::vector<Generation> answers = Together(generator, questions);
+  for (size_t i = 0; i < answers.size(); ++i) {
+    EXPECT_EQ(answers[i].ids, golden_.at("adapter")[i].get<std::vector<int32_t>>()) << i;
+  }
+  EXPECT_EQ(generator.num_passes(), 20);
+}
+
+TEST_F(BatchGeneratorTest, SampledAnswersAreThoseThatEachSeedGivesAlone) {
+  const std::vector<Question> questions = Questions(/*greedy=*/false, /*with_base=*/false);
+  BatchGenerator generator(*model_);
+  ExpectAsAlone(questions, Together(generator, questions));
+  EXPECT_EQ(generator.num_passes(), 11 + static_cast<int64_t>(questions.size()));
+}
+
+TEST_F(BatchGeneratorTest, AQuestionThatComesLaterJoinsAndAnAdapterCostsAPassOfItsOwn) {
+  std::vector<Question> questions = Questions(/*greedy=*/false, /*with_base=*/true);
+  questions[0].options.stop_ids = {
+      Generate(*model_, questions[0].prompt, "tuned", questions[0].options, [](int32_t) {
+        return true;
+      })->ids[2]};
+  BatchGenerator generator(*model_);
+  ExpectAsAlone(questions, Together(generator, questions, /*steps_between=*/2));
+}
+
+TEST_F(BatchGeneratorTest, LongPromptsAreReadOneAfterTheOther) {
+  std::vector<Question> questions = Questions(/*greedy=*/true, /*with_base=*/false);
+  questions.resize(1);
+  questions[0].prompt.assign(500, 7);
+  questions[0].options.max_tokens = 2;
+  questions.resize(10, questions[0]);  // 5000 tokens, of which a pass reads 4096.
+  BatchGenerator generator(*model_);
+  const std::vector<Generation> answers = Together(generator, questions);
+  EXPECT_EQ(generator.num_passes(), 3);
+  for (const Generation& answer : answers) EXPECT_EQ(answer.ids, answers[0].ids);
+}
+
+TEST_F(BatchGeneratorTest, OneThatIsCancelledLeavesTheOthersAlone) {
+  const std::vector<Question> questions = Questions(/*greedy=*/true, /*with_base=*/false);
+  BatchGenerator generator(*model_);
+  Generation cancelled;
+  ASSERT_TRUE(generator
+                  .Add(
+                      questions[0].prompt, "tuned", {}, [](int32_t) { return false; },
+                      [&](const Generation& made) { cancelled = made; })
+                  .ok());
+  EXPECT_TRUE(generator.Uses("tuned"));
+  const std::vector<Question> others(questions.begin() + 1, questions.end());
+  ExpectAsAlone(others, Together(generator, others));
+  EXPECT_EQ(cancelled.finish, FinishReason::kCancelled);
+  EXPECT_FALSE(generator.Uses("tuned"));
 }
 
 }  // namespace

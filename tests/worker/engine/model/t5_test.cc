@@ -123,8 +123,12 @@ TEST_P(T5Test, GreedyTokensAreThoseOfTransformersGenerate) {
   const std::vector<int32_t> source(row.ids.begin(), row.ids.begin() + first);
   for (const auto& [name, adapter] : {std::pair("base", ""), std::pair("adapter", "tuned")}) {
     const std::vector<int32_t> theirs = GoldenIds(std::string("greedy.") + name);
-    const GreedyOptions options = {.max_new_tokens = static_cast<int64_t>(theirs.size())};
-    EXPECT_EQ(GreedyIds(*model_, source, options, adapter), theirs) << name;
+    const auto count = static_cast<int64_t>(theirs.size());
+    const std::vector<int32_t> shorter(source.begin(), source.begin() + 1);
+    const auto together =
+        GreedyIds(*model_, {{shorter, 3}, {source, count}}, /*end_ids=*/{}, adapter);
+    EXPECT_EQ(together[1], theirs) << name;
+    EXPECT_EQ(together[0], GreedyIds(*model_, {{shorter, 3}}, {}, adapter)[0]) << name;
   }
 }
 
