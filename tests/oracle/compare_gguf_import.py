@@ -29,7 +29,9 @@ def load(folder, **options):
 def compare_models(theirs, ours):
     faults = []
     for key in SIZES:
-        a, b = getattr(theirs.config, key), getattr(ours.config, key)
+        a, b = getattr(theirs.config, key, None), getattr(ours.config, key, None)
+        if key == "head_dim" and a is None:  # Qwen2 of transformers has none: hidden size over heads.
+            a = theirs.config.hidden_size // theirs.config.num_attention_heads
         if a != b:
             faults.append(f"config {key}: transformers {a}, ours {b}")
     a, b = theirs.state_dict(), ours.state_dict()

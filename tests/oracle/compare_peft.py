@@ -3,9 +3,10 @@
 transformers over a whole model alone.
 
 usage: compare_peft.py --base DIR --write-prompts FILE.json
-       compare_peft.py --base DIR [--adapter DIR] --prompts FILE.json --ours DIR
-Exit code 1: a logit differs by more than 1e-4, a greedy text differs, or fewer than 8 in 10 texts
-differ from the base's. README.md here has the layout. Needs torch, transformers, peft.
+       compare_peft.py --base DIR [--adapter DIR] --prompts FILE.json --ours DIR [--merged DIR]
+Exit code 1: a logit differs by more than 1e-4, a greedy text differs, fewer than 8 in 10 texts
+differ from the base's, or transformers gives other logits with the folder of the merged export.
+README.md here has the layout. Needs torch, transformers, peft.
 """
 import argparse
 import json
@@ -17,7 +18,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
+import make_families
 import oracle_model as oracle
+from chatglm_reference import ChatGlm
 
 LIMIT = 1e-4
 QUESTIONS = [
@@ -64,6 +67,8 @@ def answer(ids, ends):
 
 @torch.no_grad()
 def generate(model, prompt, count, ends):
+    if isinstance(getattr(model, "get_base_model", lambda: model)(), ChatGlm):
+        return oracle.greedy(model, prompt, count, ends)[0]
     ids = torch.tensor([prompt])
     made = model.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=count,
@@ -74,12 +79,12 @@ def generate(model, prompt, count, ends):
 
 
 @torch.no_grad()
-def compare_logits(model, prompts, ours, name):
+def compare_logits(model, prompts, ours, tensors, name):
     worst = 0.0
     for i, prompt in enumerate(prompts):
-        theirs, mine = oracle.logits(model, prompt), ours[f"{name}.{i}"]
+        theirs, mine = oracle.logits(model, prompt), ours[f"{tensors}.{i}"]
         if theirs.shape != mine.shape:
-            sys.exit(f"{name}.{i} has the shape {list(mine.shape)}; must be {list(theirs.shape)}")
+            sys.exit(f"{tensors}.{i} has the shape {list(mine.shape)}; must be {list(theirs.shape)}")
         difference = (theirs - mine).abs().max().item()
         worst = max(worst, difference) if math.isfinite(difference) else math.inf
     print(f"{name}: largest logit difference {worst:.3g} over {len(prompts)} prompts")
@@ -100,7 +105,7 @@ def compare_texts(model, prompts, count, ours, ends, name):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    for name in ("base", "adapter", "prompts", "ours", "write-prompts"):
+    for name in ("base", "adapter", "prompts", "ours", "merged", "write-prompts"):
         parser.add_argument(f"--{name}", type=pathlib.Path, required=name == "base")
     args = parser.parse_args()
     if args.write_prompts:
@@ -115,9 +120,12 @@ def main():
     good = True
     sides = [("adapter", "prompt", args.adapter)] if args.adapter else []
     for name, tensors, adapter in [*sides, ("base", "base", None)]:
-        model = oracle.load(args.base, adapter)
-        good &= compare_logits(model, prompts, logits, tensors) <= LIMIT
+        model = make_families.load(args.base, adapter)
+        good &= compare_logits(model, prompts, logits, tensors, name) <= LIMIT
         good &= compare_texts(model, prompts, count, texts[name], ends, name) == len(prompts)
+    if args.merged:
+        merged = make_families.load(args.merged)
+        good &= compare_logits(merged, prompts, logits, "prompt", "merged") <= LIMIT
     if args.adapter:
         pairs = zip(texts["adapter"], texts["base"])
         differ = sum(answer(a, ends) != answer(b, ends) for a, b in pairs)

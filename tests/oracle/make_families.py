@@ -81,12 +81,12 @@ def write_json(path, value):
     path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
-def is_chatglm(folder):
-    return folder.name == "chatglm3"
-
-
 def read_config(folder):
     return json.loads((folder / "config.json").read_text())
+
+
+def is_chatglm(folder):
+    return read_config(folder)["architectures"] == ["ChatGLMModel"]
 
 
 def load(folder, adapter=None, float64=False, trainable=False):
@@ -94,7 +94,7 @@ def load(folder, adapter=None, float64=False, trainable=False):
         return oracle.load(folder, adapter, float64, trainable)
     model = chatglm_reference.ChatGlm(read_config(folder))
     weights = load_file(folder / "model.safetensors")
-    weights.pop("transformer.rotary_pos_emb.inv_freq")
+    weights.pop("transformer.rotary_pos_emb.inv_freq", None)  # Publishers write it; we do not.
     model.load_state_dict({name: weight.float() for name, weight in weights.items()})
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter, is_trainable=trainable)

@@ -5,6 +5,7 @@ Needs sentencepiece, protobuf and transformers. The strings are those of tests/d
 `file`, what tokenizer_config.json says, and per block of 10 strings 8 hexadecimal digits, as make_token_ids.py digests them. With
 the folder of `scripts/setup --only peers` as argument also the real model of Mistral 7B. Nothing of Lathe takes part.
 """
+import contextlib
 import json
 import pathlib
 import random
@@ -30,11 +31,11 @@ def corpus_lines():
 
 
 def train(name, folder, **options):
-    corpus = folder / "corpus.txt"
-    corpus.write_text("\n".join(line.replace("\n", " ") for line in corpus_lines()), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(corpus), model_prefix=str(folder / name), num_threads=1, minloglevel=2, character_coverage=1.0,
-        hard_vocab_limit=False, max_sentence_length=100000, **options)
+    (folder / "corpus.txt").write_text("\n".join(line.replace("\n", " ") for line in corpus_lines()), encoding="utf-8")
+    with contextlib.chdir(folder):  # The model holds the names of its files.
+        sentencepiece.SentencePieceTrainer.train(
+            input="corpus.txt", model_prefix=name, num_threads=1, minloglevel=2, character_coverage=1.0,
+            hard_vocab_limit=False, max_sentence_length=100000, **options)
     shutil.copy(folder / f"{name}.model", FOLDER / f"{name}.model")
 
 
@@ -61,9 +62,8 @@ def main():
         folder = pathlib.Path(temp)
         train("bpe", folder, model_type="bpe", vocab_size=700, byte_fallback=True, normalization_rule_name="identity",
               remove_extra_whitespaces=False, user_defined_symbols=["<mask>", "->"], pad_id=-1)
-        rules = folder / "rules.tsv"
-        rules.write_text("\n".join(RULES) + "\n")
-        train("unigram", folder, model_type="unigram", vocab_size=400, normalization_rule_tsv=str(rules),
+        (folder / "rules.tsv").write_text("\n".join(RULES) + "\n")
+        train("unigram", folder, model_type="unigram", vocab_size=400, normalization_rule_tsv="rules.tsv",
               pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
     goldens = {
         "bpe": case(LlamaTokenizer, FOLDER / "bpe.model", {}, texts),
