@@ -205,8 +205,7 @@ pub fn call_method(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
             problem(format!("the method '{method}' of a string from `safe` is not supported"))
         }
         (Value::Loop(state), _) => call_loop(state, arguments, fuel),
-        (Value::Map(map), "items" | "keys" | "values" | "get" | "copy") => {
-            fuel.step(map.items.len())?;
+        (Value::Map(_), "items" | "keys" | "values" | "get" | "copy") => {
             arguments.no_names()?;
             if arguments.name == "get" {
                 return get(value, arguments, fuel);
@@ -216,7 +215,7 @@ pub fn call_method(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
             }
             let name = arguments.name.clone();
             arguments.finish(0)?;
-            pairs(value, &name)
+            pairs(value, &name, fuel)
         }
         (Value::List(list), "index" | "count") => {
             arguments.no_names()?;
@@ -277,10 +276,11 @@ fn get(map: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value> {
 }
 
 /// items(), keys() and values() of a dict.
-pub fn pairs(map: &Value, which: &str) -> Outcome<Value> {
+pub fn pairs(map: &Value, which: &str, fuel: &Fuel) -> Outcome<Value> {
     let Value::Map(map) = map else {
         return problem(format!("{which}: got a {}; must be a dict", map.type_name()));
     };
+    fuel.step(map.items.len())?;
     let of = |(key, value): &(Text, Value)| match which {
         "keys" => Ok(Value::Str(key.clone())),
         "values" => Ok(value.clone()),

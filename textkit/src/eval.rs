@@ -116,7 +116,7 @@ impl Interpreter<'_> {
             }
             NodeKind::Macro(index) => {
                 let name = Rc::from(&*self.program.macros[*index].name);
-                self.define(name, Value::Macro { index: *index, scopes: self.frames.len() });
+                self.define(name, Value::Macro { index: *index, scopes: self.frames.len() })?;
             }
             NodeKind::Block(body) => return self.framed(Frame::new(), body, out),
             NodeKind::Break => return Ok(Flow::Break),
@@ -126,7 +126,7 @@ impl Interpreter<'_> {
     }
 
     fn write(&mut self, text: &Text, out: &mut TextBuilder) -> Outcome<()> {
-        self.fuel.make(text.len())?;
+        self.fuel.copy(text)?;
         out.push(text);
         operators::check_output(out.len())
     }
@@ -149,26 +149,26 @@ impl Interpreter<'_> {
         Ok(value)
     }
 
-    fn define(&mut self, name: Rc<str>, value: Value) {
-        let Some(frame) = self.frames.last_mut() else { return };
+    fn define(&mut self, name: Rc<str>, value: Value) -> Outcome<()> {
+        let Some(frame) = self.frames.last_mut() else { return Ok(()) };
+        self.fuel.search(&name, frame.len())?;
         match frame.iter_mut().find(|(known, _)| *known == name) {
             Some((_, place)) => *place = value,
             None => frame.push((name, value)),
         }
+        Ok(())
     }
 
     fn assign(&mut self, target: &Target, value: Value) -> Outcome<()> {
         match target {
-            Target::Name(name) => {
-                self.define(Rc::from(&**name), value);
-                Ok(())
-            }
+            Target::Name(name) => self.define(Rc::from(&**name), value),
             Target::Attribute(name, key) => {
-                let Value::Namespace(items) = self.lookup(name) else {
+                let Value::Namespace(items) = self.lookup(name)? else {
                     return problem(format!("cannot set '{name}.{key}': '{name}' is no namespace"));
                 };
                 check_holdable(&value)?;
                 check_attribute_name(key)?;
+                self.fuel.search(key, items.borrow().len())?;
                 set_attribute(&items, key, value);
                 Ok(())
             }
@@ -228,17 +228,19 @@ impl Interpreter<'_> {
         self.framed(Frame::new(), &node.otherwise, out)
     }
 
-    fn lookup(&self, name: &str) -> Value {
-        let found = self.frames.iter().rev().find_map(|frame| {
-            frame.iter().find(|(known, _)| &**known == name).map(|(_, value)| value.clone())
-        });
-        found
-            .or_else(|| crate::calls::function_named(name).map(Value::Function))
-            .unwrap_or_else(|| Value::undefined(name))
+    fn lookup(&self, name: &str) -> Outcome<Value> {
+        for frame in self.frames.iter().rev() {
+            self.fuel.search(name, frame.len())?;
+            if let Some((_, value)) = frame.iter().find(|(known, _)| &**known == name) {
+                return Ok(value.clone());
+            }
+        }
+        let function = crate::calls::function_named(name).map(Value::Function);
+        Ok(function.unwrap_or_else(|| Value::undefined(name)))
     }
 
     fn named(&self, name: &str) -> Outcome<Value> {
-        let found = self.lookup(name);
+        let found = self.lookup(name)?;
         let is_macros_own = matches!(name, "caller" | "kwargs" | "varargs");
         let is_lacked = name == "self" || (self.macro_depth > 0 && is_macros_own);
         if is_lacked && found.is_undefined() {
@@ -341,6 +343,7 @@ impl Interpreter<'_> {
                     key.type_name()
                 ));
             };
+            self.fuel.search(key.as_str(), out.len())?;
             match out.iter_mut().find(|(known, _)| known.as_str() == key.as_str()) {
                 Some((_, place)) => *place = value,
                 None => out.push((key, value)),
@@ -446,7 +449,7 @@ impl Interpreter<'_> {
                 (None, Some(default)) => self.value(default)?,
                 (None, None) => Value::undefined(name),
             };
-            self.define(Rc::from(&**name), value);
+            self.define(Rc::from(&**name), value)?;
         }
         arguments.finish(parameters.len())
     }

@@ -8,6 +8,7 @@ use crate::parser::is_keyword;
 use crate::tokens::{shown, Tokens};
 
 const MAX_NESTING: usize = 100;
+const MAX_ARGUMENTS: usize = 255;
 /// Operators in a row: the tree is as deep as they are many.
 const MAX_CHAIN: usize = 400;
 
@@ -20,6 +21,7 @@ impl Tokens {
             let name = self.new_name()?;
             let default = if self.take_sign("=") { Some(self.expression()?) } else { None };
             parameters.push((name, default));
+            self.check_arguments(parameters.len())?;
             if !self.take_sign(",") {
                 self.expect_sign(")")?;
                 break;
@@ -43,6 +45,13 @@ impl Tokens {
         if self.chain > MAX_CHAIN {
             return self
                 .fault(format!("has more than the {MAX_CHAIN} operators allowed in one tag"));
+        }
+        Ok(())
+    }
+
+    fn check_arguments(&self, count: usize) -> LexResult<()> {
+        if count > MAX_ARGUMENTS {
+            return self.fault(format!("has more than the {MAX_ARGUMENTS} arguments allowed"));
         }
         Ok(())
     }
@@ -372,6 +381,7 @@ impl Tokens {
                 }
                 _ => call.arguments.push(value),
             }
+            self.check_arguments(call.arguments.len() + call.named.len())?;
             if !self.take_sign(",") {
                 self.expect_sign(")")?;
                 break;

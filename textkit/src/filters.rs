@@ -91,12 +91,12 @@ fn replace(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Valu
 fn text_filter(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Text> {
     let name = arguments.name.clone();
     let text = value.to_text(fuel)?;
-    fuel.make(text.len())?;
+    fuel.copy(&text)?;
     match name.as_str() {
         "trim" => {
             let chars = arguments.take_text(0, "chars")?;
             arguments.finish(1)?;
-            Ok(strings::strip(&text, "strip", chars.as_ref()))
+            strings::strip(&text, "strip", chars.as_ref(), fuel)
         }
         "indent" if value.as_str().is_none() => {
             problem(format!("indent: got a {}; must be a str", value.type_name()))
@@ -155,7 +155,7 @@ fn sequence_filter(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outc
     }
     match (name.as_str(), value) {
         ("items", Value::Undefined(_)) => Value::iterator(Vec::new()),
-        ("items", _) => Value::iterator(iterate(&pairs(value, "items")?, fuel)?),
+        ("items", _) => Value::iterator(iterate(&pairs(value, "items", fuel)?, fuel)?),
         ("list", _) => Value::list(iterate(value, fuel)?),
         ("first", Value::Iterator(items)) => {
             Ok(items.borrow_mut().pop_front().unwrap_or_else(|| Value::undefined("first")))
@@ -202,7 +202,10 @@ fn key_of(
 ) -> Outcome<Value> {
     let key = attribute.map_or(Ok(item.clone()), |attribute| path(item, attribute, fuel))?;
     Ok(match key {
-        Value::Str(text) if !is_case_sensitive => Value::Str(strings::change_case(&text, "lower")),
+        Value::Str(text) if !is_case_sensitive => {
+            fuel.copy(&text)?;
+            Value::Str(strings::change_case(&text, "lower"))
+        }
         other => other,
     })
 }
@@ -220,7 +223,10 @@ fn unique(value: &Value, mut arguments: Arguments, fuel: &Fuel) -> Outcome<Value
         }
         let mut is_new = true;
         for known in &keys {
-            is_new = is_new && !known.equals(&key, fuel)?;
+            if known.equals(&key, fuel)? {
+                is_new = false;
+                break;
+            }
         }
         if is_new {
             keys.push(key);
@@ -267,46 +273,44 @@ fn sorted(value: &Value, arguments: &mut Arguments, fuel: &Fuel) -> Outcome<Valu
     let order = order_of(arguments)?;
     std::mem::replace(arguments, Arguments::new(&name, Vec::new(), Vec::new())).finish(3)?;
     let items = match name.as_str() {
-        "dictsort" => iterate(&pairs(value, "items")?, fuel)?,
+        "dictsort" => iterate(&pairs(value, "items", fuel)?, fuel)?,
         _ => iterate(value, fuel)?,
     };
     let mut keyed = Vec::new();
     for item in items {
         keyed.push((sort_key(&item, &order, name == "sort", fuel)?, item));
     }
-    let mut fault = None;
-    let mut compared = |a: &Value, b: &Value| {
-        a.compare(b, fuel).map(|order| order.unwrap_or(Ordering::Equal)).unwrap_or_else(|found| {
-            fault = Some(found);
-            Ordering::Equal
-        })
-    };
-    keyed.sort_by(|(a, _), (b, _)| {
-        let found = compared(a, b);
-        if order.is_reversed {
-            found.reverse()
-        } else {
-            found
-        }
-    });
     // The first of several greatest ones, as Python's max().
-    let last = keyed.len().saturating_sub(1);
-    let max = (0..last)
-        .filter(|_| name == "max")
-        .find(|index| compared(&keyed[*index].0, &keyed[last].0) == Ordering::Equal)
-        .unwrap_or(last);
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
-    let at = |place: Option<usize>| {
-        let item = place.and_then(|place| keyed.get(place)).map(|(_, item)| item.clone());
-        item.unwrap_or_else(|| Value::undefined("an item of nothing"))
-    };
+    let keyed = merge_sorted(keyed, order.is_reversed || name == "max", fuel)?;
+    let mut items = keyed.into_iter().map(|(_, item)| item);
     match name.as_str() {
-        "min" => Ok(at(Some(0))),
-        "max" => Ok(at(Some(max))),
-        _ => Value::list(keyed.into_iter().map(|(_, item)| item).collect()),
+        "min" | "max" => Ok(items.next().unwrap_or_else(|| Value::undefined("an item of nothing"))),
+        _ => Value::list(items.collect()),
     }
+}
+
+/// Stable. The library's sort panics where an order is none: whole numbers that are equal as floats
+/// are not equal to each other, and a NaN is neither before nor after anything.
+fn merge_sorted(
+    mut left: Vec<(Value, Value)>,
+    is_reversed: bool,
+    fuel: &Fuel,
+) -> Outcome<Vec<(Value, Value)>> {
+    if left.len() < 2 {
+        return Ok(left);
+    }
+    let right = left.split_off(left.len() / 2);
+    let mut left = merge_sorted(left, is_reversed, fuel)?.into_iter().peekable();
+    let mut right = merge_sorted(right, is_reversed, fuel)?.into_iter().peekable();
+    let mut out = Vec::with_capacity(left.len() + right.len());
+    while let (Some((a, _)), Some((b, _))) = (left.peek(), right.peek()) {
+        let before = if is_reversed { Ordering::is_gt } else { Ordering::is_lt };
+        let is_right_first = b.compare(a, fuel)?.is_some_and(before);
+        out.extend(if is_right_first { right.next() } else { left.next() });
+    }
+    out.extend(left);
+    out.extend(right);
+    Ok(out)
 }
 
 /// `sort` takes several attributes with commas between them.
@@ -327,9 +331,12 @@ fn sort_key(item: &Value, order: &Order, may_be_several: bool, fuel: &Fuel) -> O
 /// `a.b.0`: an item or an attribute, or a way of several.
 fn path(value: &Value, key: &Value, fuel: &Fuel) -> Outcome<Value> {
     let Some(names) = key.as_str() else { return item(value, key, fuel) };
-    names.split('.').try_fold(value.clone(), |value, name| match name.parse::<i128>() {
-        Ok(index) if !name.starts_with(['+', '-']) => item(&value, &Value::Int(index), fuel),
-        _ => item(&value, &Value::text(name), fuel),
+    names.split('.').try_fold(value.clone(), |value, name| {
+        fuel.step(1)?;
+        match name.parse::<i128>() {
+            Ok(index) if !name.starts_with(['+', '-']) => item(&value, &Value::Int(index), fuel),
+            _ => item(&value, &Value::text(name), fuel),
+        }
     })
 }
 

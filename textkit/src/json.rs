@@ -2,6 +2,7 @@
 //! which writes ", " and ": " and escapes no HTML.
 
 use crate::calls::Arguments;
+use crate::operators::check_output;
 use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
 use crate::value::{float_text, problem, Fuel, ListKind, Map, Outcome, Value};
 
@@ -91,6 +92,7 @@ fn write(
         Value::Str(text) | Value::Safe(text) => {
             fuel.make(text.len())?;
             out.push_str(&quoted(text.as_str(), style.ascii), own(text, origin));
+            check_output(out.len())?;
         }
         Value::List(list) if !matches!(list.kind, ListKind::List | ListKind::Tuple) => {
             return problem(format!(
@@ -137,6 +139,7 @@ fn write_map(
     out.push_str("{", inner);
     for (index, (key, value)) in items.into_iter().enumerate() {
         separate(style, level + 1, index > 0, inner, out, fuel)?;
+        fuel.make(key.len() + style.key_separator.len())?;
         out.push_str(&quoted(key.as_str(), style.ascii), own(key, inner));
         out.push_str(&style.key_separator, inner);
         write(value, style, level + 1, inner, out, fuel)?;
@@ -154,7 +157,9 @@ fn separate(
     out: &mut TextBuilder,
     fuel: &Fuel,
 ) -> Outcome<()> {
+    check_output(out.len())?;
     if is_later {
+        fuel.make(style.item_separator.len())?;
         out.push_str(&style.item_separator, origin);
     }
     if let Some(indent) = &style.indent {

@@ -160,24 +160,18 @@ impl<'a> Lexer<'a> {
         let is_stripped = rest[..begin - 2].ends_with('-');
         self.at += begin;
         self.end_variable(is_stripped);
-        let fault = (line, "'{% raw %}' has no end '{% endraw %}'".to_string());
         let mut from = self.at;
         while let Some(index) = self.source[from..].find("{%") {
             let open = from + index;
-            let inner = &self.source[open + 2..];
-            let close = inner.find("%}").ok_or_else(|| fault.clone())?;
-            let first = inner.chars().next().filter(|c| matches!(c, '-' | '+'));
-            let last = inner[..close].chars().next_back().filter(|c| matches!(c, '-' | '+'));
-            if inner[..close].trim_matches(['-', '+']).trim() == "endraw" {
-                let text = &self.source[self.at..open];
-                self.push_text(text, "{%", first);
-                self.at = open + 2 + close + 2;
-                self.end_block(last);
-                return Ok(());
-            }
             from = open + 2;
+            let Some((first, last, size)) = endraw(&self.source[from..]) else { continue };
+            let text = &self.source[self.at..open];
+            self.push_text(text, "{%", first);
+            self.at = from + size;
+            self.end_block(last);
+            return Ok(());
         }
-        Err(fault)
+        Err((line, "'{% raw %}' has no end '{% endraw %}'".to_string()))
     }
 
     fn read_tag(&mut self, close: &'static str) -> LexResult<()> {
@@ -344,6 +338,17 @@ impl<'a> Lexer<'a> {
         }
         Err((line, format!("a string that begins with {quote} has no end")))
     }
+}
+
+/// What stands after `{%`: the signs of `endraw %}` and its size.
+fn endraw(text: &str) -> Option<(Option<char>, Option<char>, usize)> {
+    let is_sign = |c: &char| matches!(c, '-' | '+');
+    let first = text.chars().next().filter(is_sign);
+    let name = text[usize::from(first.is_some())..].trim_start_matches(is_space);
+    let rest = name.strip_prefix("endraw")?.trim_start_matches(is_space);
+    let last = rest.chars().next().filter(is_sign);
+    let end = rest[usize::from(last.is_some())..].strip_prefix("%}")?;
+    Some((first, last, text.len() - end.len()))
 }
 
 /// How many bytes of digits the text begins with.

@@ -7,6 +7,7 @@ mod clock;
 mod eval;
 mod expressions;
 mod filters;
+mod growth;
 mod json;
 mod lexer;
 mod methods;

@@ -109,7 +109,10 @@ fn round_int(number: i128, digits: i32) -> Outcome<Value> {
     let Some(unit) = 10_i128.checked_pow(digits.unsigned_abs()) else { return Ok(Value::Int(0)) };
     let (low, rest) = (number.div_euclid(unit), number.rem_euclid(unit));
     let is_up = rest > unit - rest || (rest == unit - rest && low % 2 != 0);
-    Ok(Value::Int((low + i128::from(is_up)) * unit))
+    match (low + i128::from(is_up)).checked_mul(unit) {
+        Some(number) => Ok(Value::Int(number)),
+        None => problem("round: a number of more than 128 bits"),
+    }
 }
 
 /// By the exact decimal digits of the number, as Python does.

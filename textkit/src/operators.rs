@@ -45,6 +45,7 @@ pub fn attribute(value: &Value, name: &str, fuel: &Fuel) -> Outcome<Value> {
         }
         Value::Namespace(items) => {
             let items = items.borrow();
+            fuel.search(name, items.len())?;
             let found = items.iter().find(|(key, _)| key == name);
             Ok(found.map_or_else(|| Value::undefined(name), |(_, value)| value.clone()))
         }
@@ -60,7 +61,7 @@ pub fn attribute(value: &Value, name: &str, fuel: &Fuel) -> Outcome<Value> {
 /// What a dict has under `key`.
 fn entry(map: &Value, key: &str, fuel: &Fuel) -> Outcome<Value> {
     let Value::Map(map) = map else { return Ok(Value::undefined(key)) };
-    fuel.step(map.items.len() / 16)?;
+    fuel.search(key, map.items.len())?;
     Ok(map.get(key).cloned().unwrap_or_else(|| Value::undefined(key)))
 }
 
@@ -136,7 +137,7 @@ pub fn length(value: &Value, fuel: &Fuel) -> Outcome<usize> {
     match value {
         Value::Undefined(_) => Ok(0),
         Value::Str(text) | Value::Safe(text) => {
-            fuel.step(text.len() / 64)?;
+            fuel.read(text)?;
             Ok(text.as_str().chars().count())
         }
         Value::List(list) => Ok(list.items.len()),
@@ -173,10 +174,13 @@ pub fn slice(value: &Value, bounds: [Option<i128>; 3], fuel: &Fuel) -> Outcome<V
     if let (Value::Str(text), 1) = (value, step) {
         return Ok(Value::Str(character_slice(text, begin, end.max(begin))));
     }
-    let items = match value {
-        Value::List(list) => list.items.clone(),
+    let characters = match value {
         Value::Str(text) => characters(text, fuel)?,
-        other => return problem(format!("a {} cannot be sliced", other.type_name())),
+        _ => Vec::new(),
+    };
+    let items = match value {
+        Value::List(list) => &list.items,
+        _ => &characters,
     };
     let mut kept = Vec::new();
     let mut at = begin;
@@ -202,10 +206,11 @@ pub fn join(items: &[Value], separator: &Text, fuel: &Fuel) -> Outcome<Text> {
     let mut out = TextBuilder::default();
     for (index, item) in items.iter().enumerate() {
         if index > 0 {
+            fuel.copy(separator)?;
             out.push(separator);
         }
         let text = item.to_text(fuel)?;
-        fuel.make(text.len() + separator.len())?;
+        fuel.copy(&text)?;
         out.push(&text);
         check_output(out.len())?;
     }
@@ -241,7 +246,7 @@ pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> 
     match container {
         Value::Str(text) | Value::Safe(text) => match value.as_str() {
             Some(part) => {
-                fuel.step(text.len() / 64)?;
+                fuel.read(text)?;
                 Ok(text.as_str().contains(part))
             }
             None => problem(format!(
@@ -253,7 +258,7 @@ pub fn contains(container: &Value, value: &Value, fuel: &Fuel) -> Outcome<bool> 
             problem(format!("a {} cannot be the key of a dict", value.type_name()))
         }
         Value::Map(map) => {
-            fuel.step(map.items.len() / 16)?;
+            fuel.search(value.as_str().unwrap_or(""), map.items.len())?;
             Ok(value.as_str().is_some_and(|key| map.get(key).is_some()))
         }
         Value::List(list) => holds(&list.items, value, fuel),

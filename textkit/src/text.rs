@@ -93,6 +93,13 @@ impl Text {
         })
     }
 
+    /// What each writer wrote in a row, which may become longer or shorter.
+    pub fn map_pieces(&self, change: impl Fn(&str) -> String) -> Text {
+        let mut builder = TextBuilder::default();
+        self.pieces().for_each(|(piece, origin)| builder.push_str(&change(piece), origin));
+        builder.finish()
+    }
+
     /// Each character, which may become several, in turn.
     pub fn map_chars(&self, mut change: impl FnMut(char, &mut String)) -> Text {
         let mut builder = TextBuilder::default();

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::ffi::Seam;
+use crate::growth::Growth;
 use crate::{one_line, Result};
 
 /// The same vocabulary twice: the switch for special strings is a state of the tokenizer.
@@ -22,11 +23,15 @@ pub struct Tokenizer {
     blank_only_at_start: bool,
     special_ids: HashSet<u32>,
     vocabulary_size: i32,
+    encoding: Growth,
+    decoding: Growth,
+    longest_token: usize,
 }
 
 impl Tokenizer {
     pub fn load(bytes: &[u8]) -> Result<Self> {
         let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("is not JSON: {e}"))?;
+        check_determined(&json)?;
         let start = Pair::load(bytes)?;
         let mut without_blank = json.clone();
         let middle = if remove_blank(&mut without_blank) {
@@ -36,11 +41,21 @@ impl Tokenizer {
         };
         let vocabulary_size = vocabulary_size(&start.special)?;
         let special_ids = special_ids(&start.special);
-        let blank_only_at_start = has_first_scheme(&json);
-        Ok(Tokenizer { start, middle, blank_only_at_start, special_ids, vocabulary_size })
+        let vocabulary = start.special.get_vocab(true);
+        Ok(Tokenizer {
+            start,
+            middle,
+            blank_only_at_start: has_first_scheme(&json),
+            special_ids,
+            vocabulary_size,
+            encoding: Growth::of(&json["normalizer"]).then(Growth::of(&json["pre_tokenizer"])),
+            decoding: Growth::of(&json["decoder"]),
+            longest_token: vocabulary.keys().map(String::len).max().unwrap_or(0),
+        })
     }
 
     pub fn ids_of(&self, text: &str, special: bool, seam: Seam) -> Result<Vec<i32>> {
+        self.encoding.check(text.len())?;
         if special && seam == Seam::Continuation && !self.blank_only_at_start {
             if let Some(middle) = &self.middle {
                 return self.ids_across_special(text, &middle.special);
@@ -79,12 +94,14 @@ impl Tokenizer {
     }
 
     pub fn text_of(&self, ids: &[i32]) -> Result<String> {
+        self.decoding.check(ids.len().saturating_mul(self.longest_token))?;
         let ids: Vec<u32> = ids.iter().filter_map(|&id| self.known(id)).collect();
         self.start.special.decode(&ids, true).map_err(one_line_error)
     }
 
     pub fn text_of_one(&self, id: i32) -> Result<String> {
         let Some(id) = self.known(id) else { return Ok(String::new()) };
+        self.decoding.check(self.longest_token)?;
         let tokenizer = &self.start.special;
         let text = tokenizer.decode(&[id], false).map_err(one_line_error)?;
         // SentencePiece-like decoders drop the blank before the first word of a text.
@@ -143,6 +160,17 @@ fn vocabulary_size(tokenizer: &tokenizers::Tokenizer) -> Result<i32> {
             Err(format!("has token id {id}; allowed are ids up to {MAX_ID}"))
         }
         Some(&id) => Ok(id as i32 + 1),
+    }
+}
+
+/// A model that leaves out merges by chance gives other ids each time.
+fn check_determined(json: &Value) -> Result<()> {
+    match &json["model"]["dropout"] {
+        Value::Null => Ok(()),
+        Value::Number(number) if number.as_f64() == Some(0.0) => Ok(()),
+        other => {
+            Err(format!("has model.dropout {}; allowed is null", one_line(&other.to_string())))
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::operators::check_output;
 use crate::text::{Origin, Text, TextBuilder, TEMPLATE};
 use crate::unicode::is_printable;
 
@@ -53,6 +54,22 @@ impl Fuel {
                 problem(format!("takes more than the {MAX_STEPS} steps allowed; does a loop end?"))
             }
         }
+    }
+
+    /// For looking through a string, or at a part of it.
+    pub fn read(&self, text: &Text) -> Outcome<()> {
+        self.step(text.len() / 64 + text.runs().len() / 16)
+    }
+
+    /// For a copy of a string.
+    pub fn copy(&self, text: &Text) -> Outcome<()> {
+        self.make(text.len())?;
+        self.step(text.runs().len() / 16)
+    }
+
+    /// For looking for `name` among `count` others.
+    pub fn search(&self, name: &str, count: usize) -> Outcome<()> {
+        self.step(count / 16 + name.len() / 64)
     }
 
     /// For a string of `size` bytes that is about to be made.
@@ -260,7 +277,13 @@ impl Value {
         fuel.step(1)?;
         Ok(match (self, other) {
             (Value::Undefined(_), Value::Undefined(_)) | (Value::None, Value::None) => true,
-            (Value::Str(_) | Value::Safe(_), _) => self.as_str() == other.as_str(),
+            (Value::Str(text) | Value::Safe(text), _) => {
+                if other.as_str().map(str::len) != Some(text.len()) {
+                    return Ok(false);
+                }
+                fuel.read(text)?;
+                self.as_str() == other.as_str()
+            }
             (Value::List(a), Value::List(b)) => {
                 if a.kind != b.kind || a.items.len() != b.items.len() {
                     return Ok(false);
@@ -289,6 +312,7 @@ impl Value {
     pub fn compare(&self, other: &Value, fuel: &Fuel) -> Outcome<Option<Ordering>> {
         fuel.step(1)?;
         if let (Some(a), Some(b)) = (self.as_str(), other.as_str()) {
+            fuel.step(a.len().min(b.len()) / 64)?;
             return Ok(Some(a.cmp(b)));
         }
         if let (Some(a), Some(b)) = (self.as_int(), other.as_int()) {
@@ -341,6 +365,7 @@ impl Value {
                 out.push_str(if is_safe { "Markup(" } else { "" }, own);
                 out.push_str(&quoted(text.as_str()), own);
                 out.push_str(if is_safe { ")" } else { "" }, own);
+                check_output(out.len())?;
             }
             Value::Loop(state) => {
                 let text = format!("<LoopContext {}/{}>", state.index + 1, state.items.len());
@@ -413,7 +438,7 @@ fn maps_equal(a: &Map, b: &Map, fuel: &Fuel) -> Outcome<bool> {
         return Ok(false);
     }
     for (key, value) in &a.items {
-        fuel.step(b.items.len() / 16)?;
+        fuel.search(key.as_str(), b.items.len())?;
         match b.get(key.as_str()) {
             Some(other) if value.equals(other, fuel)? => {}
             _ => return Ok(false),

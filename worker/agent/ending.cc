@@ -60,6 +60,16 @@ std::string Gib(int64_t bytes) {
   return absl::StrFormat("%.2f GiB", static_cast<double>(bytes) / (1 << 30));
 }
 
+// "FOLDER/in/source/a.gguf: cut" -> "a.gguf: cut".
+std::string WithoutFolder(const std::string& message, const std::string& folder) {
+  if (folder.empty()) return message;
+  std::vector<std::pair<std::string, std::string>> replacements;
+  for (const char* part : {"/in/source/", "/in/data/", "/in/", "/"}) {
+    replacements.emplace_back(folder + part, "");
+  }
+  return absl::StrReplaceAll(message, replacements);
+}
+
 // "killed by signal 9 (...); used at most 3.10 of 7.80 GiB", "exited with 70; last line: ...".
 std::string DescribeWithoutReport(const ChildStory& story) {
   const int status = story.exit.wait_status;
@@ -78,7 +88,8 @@ std::string DescribeWithoutReport(const ChildStory& story) {
     absl::StrAppend(&text, " without a result");
   }
   if (!story.last_line.empty()) {
-    absl::StrAppend(&text, "; last line: ", story.last_line.substr(0, kMaxQuoteBytes));
+    absl::StrAppend(&text, "; last line: ",
+                    WithoutFolder(story.last_line, story.folder).substr(0, kMaxQuoteBytes));
   }
   return text;
 }
@@ -93,16 +104,6 @@ FailureCause CauseOf(const ChildStory& story) {
   // Ranks agree on a cancel: this one ended because another's agent asked for it.
   if (code == absl::StatusCode::kCancelled) return FailureCause::kPeerLost;
   return CauseOfExit(W_EXITCODE(ExitCodeFor(absl::Status(code, "reported")), 0));
-}
-
-// "FOLDER/in/source/a.gguf: cut" -> "a.gguf: cut".
-std::string WithoutFolder(const std::string& message, const std::string& folder) {
-  if (folder.empty()) return message;
-  std::vector<std::pair<std::string, std::string>> replacements;
-  for (const char* part : {"/in/source/", "/in/data/", "/in/", "/"}) {
-    replacements.emplace_back(folder + part, "");
-  }
-  return absl::StrReplaceAll(message, replacements);
 }
 
 }  // namespace

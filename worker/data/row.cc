@@ -31,6 +31,8 @@ bool ParseJson(absl::string_view text, Json& json, Findings& findings) {
     return true;
   } catch (const Json::parse_error& error) {
     return findings.Add(ProblemCode::kBadJson, ReasonOf(error));
+  } catch (const Json::out_of_range& error) {  // A number such as 1e999.
+    return findings.Add(ProblemCode::kBadJson, OneLine(error.what(), 160));
   }
 }
 
@@ -198,9 +200,16 @@ bool ReadRole(const Json& message, absl::string_view name, Role& role, Findings&
 
 void WarnOfUnknownFields(const Json& object, absl::string_view prefix,
                          std::initializer_list<absl::string_view> known, Findings& findings) {
+  constexpr size_t kMaxNamed = 16;
+  size_t unknown = 0;
   for (const auto& [key, value] : object.items()) {
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
+    if (++unknown > kMaxNamed) continue;
     findings.Add(ProblemCode::kUnknownField, absl::StrCat(prefix, Quoted(key), " is not used"));
+  }
+  if (unknown > kMaxNamed) {
+    findings.Add(ProblemCode::kUnknownField,
+                 absl::StrCat(prefix, unknown - kMaxNamed, " more fields are not used"));
   }
 }
 

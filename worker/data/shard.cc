@@ -1,12 +1,7 @@
 #include "worker/data/shard.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <bit>
-#include <cerrno>
 #include <cstring>
 #include <type_traits>
 #include <utility>
@@ -14,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "common/base/mapped_file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 
@@ -107,19 +103,11 @@ absl::Status ShardWriter::Write(const fs::path& path) const {
 }
 
 struct Shard::State {
-  State() = default;
-  State(const State&) = delete;
-  State& operator=(const State&) = delete;
-  ~State() {
-    if (map != nullptr) munmap(map, size);
-  }
-
-  absl::Status Map(const fs::path& path);
+  explicit State(MappedFile mapped) : file(std::move(mapped)) {}
   absl::Status Parse();
   absl::Status CheckContent() const;
 
-  void* map = nullptr;
-  size_t size = 0;
+  MappedFile file;
   std::string template_sha256;
   std::span<const uint64_t> offsets;
   std::span<const int64_t> rows;
@@ -127,25 +115,13 @@ struct Shard::State {
   std::span<const uint8_t> trained;
 };
 
-absl::Status Shard::State::Map(const fs::path& path) {
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoToStatus(errno, "open");
-  struct stat info {};
-  if (fstat(fd.get(), &info) != 0) return ErrnoToStatus(errno, "stat");
-  if (!S_ISREG(info.st_mode)) return absl::InvalidArgumentError("is not a regular file");
-  size = static_cast<size_t>(info.st_size);
+absl::Status Shard::State::Parse() {
+  const char* at = file.bytes().data();
+  const size_t size = file.bytes().size();
   if (size < FileBytes(0, 0)) {
     return absl::DataLossError(
         absl::StrCat("has ", size, " bytes; a shard has at least ", FileBytes(0, 0)));
   }
-  void* mapped = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
-  if (mapped == MAP_FAILED) return ErrnoToStatus(errno, "mmap");
-  map = mapped;
-  return absl::OkStatus();
-}
-
-absl::Status Shard::State::Parse() {
-  const char* at = static_cast<const char*>(map);
   if (absl::string_view(at, kMagic.size()) != kMagic)
     return absl::DataLossError(absl::StrCat("does not start with ", kMagic));
   uint64_t counts[2];
@@ -190,9 +166,10 @@ absl::Status Shard::State::CheckContent() const {
 }
 
 absl::StatusOr<Shard> Shard::Open(const fs::path& path) {
-  auto state = std::make_unique<State>();
-  absl::Status status = state->Map(path);
-  if (status.ok()) status = state->Parse();
+  auto file = MappedFile::Open(path);
+  if (!file.ok()) return Annotate(file.status(), "shard");
+  auto state = std::make_unique<State>(*std::move(file));
+  absl::Status status = state->Parse();
   if (status.ok()) status = state->CheckContent();
   if (!status.ok()) return Annotate(status, absl::StrCat("shard ", path.string()));
   return Shard(std::move(state));

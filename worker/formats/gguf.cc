@@ -8,8 +8,8 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status.h"
-#include "worker/formats/mapped_file.h"
 
 namespace lathe {
 namespace {
@@ -20,6 +20,7 @@ constexpr uint64_t kMaxKeyBytes = 65535;
 constexpr uint64_t kMaxNameBytes = 255;
 constexpr uint64_t kMaxStringBytes = uint64_t{16} << 20;
 constexpr uint64_t kMaxListValues = uint64_t{1} << 22;
+constexpr uint64_t kMaxAllListValues = uint64_t{1} << 24;
 constexpr uint32_t kMaxDimensions = 4;
 
 // docs/gguf.md, gguf_metadata_value_type.
@@ -143,7 +144,8 @@ absl::StatusOr<GgufValue> ReadList(uint64_t count, const ReadOne& read_one) {
   return GgufValue(std::move(values));
 }
 
-absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
+// `values_left`: of all lists together; a value in memory is up to eight times as large.
+absl::StatusOr<GgufValue> ReadArray(Cursor& cursor, uint64_t& values_left) {
   uint32_t type = 0;
   uint64_t count = 0;
   LATHE_RETURN_IF_ERROR(cursor.Read(type));
@@ -152,6 +154,12 @@ absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
     return absl::InvalidArgumentError(
         absl::StrCat("has a list of ", count, " values; at most ", kMaxListValues, " are allowed"));
   }
+  if (count > values_left) {
+    return absl::InvalidArgumentError(absl::StrCat("has a list that makes more than the ",
+                                                   kMaxAllListValues,
+                                                   " values that are allowed in all lists"));
+  }
+  values_left -= count;
   if (type == kArray) return absl::InvalidArgumentError("has a list of lists; it must be flat");
   if (type == kString) {
     return ReadList<absl::string_view>(
@@ -163,10 +171,10 @@ absl::StatusOr<GgufValue> ReadArray(Cursor& cursor) {
   return ReadList<int64_t>(count, [&](int64_t& v) { return ReadInteger(cursor, type, v); });
 }
 
-absl::StatusOr<GgufValue> ReadValue(Cursor& cursor) {
+absl::StatusOr<GgufValue> ReadValue(Cursor& cursor, uint64_t& values_left) {
   uint32_t type = 0;
   LATHE_RETURN_IF_ERROR(cursor.Read(type));
-  if (type == kArray) return ReadArray(cursor);
+  if (type == kArray) return ReadArray(cursor, values_left);
   if (type == kString) {
     absl::string_view text;
     LATHE_RETURN_IF_ERROR(cursor.ReadString(kMaxStringBytes, text));
@@ -324,10 +332,11 @@ struct GgufFile::State {
 };
 
 absl::Status GgufFile::State::ReadMetadata(Cursor& cursor, uint64_t count) {
+  uint64_t values_left = kMaxAllListValues;
   for (uint64_t i = 0; i < count; ++i) {
     absl::string_view key;
     LATHE_RETURN_IF_ERROR(Annotate(cursor.ReadString(kMaxKeyBytes, key), "metadata key"));
-    auto value = ReadValue(cursor);
+    auto value = ReadValue(cursor, values_left);
     if (!value.ok()) return Annotate(value.status(), absl::CHexEscape(key.substr(0, 80)));
     if (!metadata.emplace(std::string(key), *std::move(value)).second) {
       return Error(key, "is there twice");

@@ -12,8 +12,8 @@
 #include "absl/strings/string_view.h"
 
 // ggml-org/ggml, docs/gguf.md, versions 2 and 3, little endian. Bounds: 65,536 tensors of at most 4
-// dimensions, 65,536 metadata keys, strings of 16 MiB, lists of 2^22 values, none nested; no tensor
-// overlaps another or leaves the file.
+// dimensions, 65,536 metadata keys, strings of 16 MiB, lists of 2^22 values, 2^24 in all, none
+// nested; no tensor overlaps another or leaves the file.
 
 namespace lathe {
 

@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status.h"
-#include "worker/formats/mapped_file.h"
 #include "worker/formats/safetensors.h"
 #include "worker/formats/strict_json.h"
 

@@ -1,5 +1,6 @@
 #include "worker/formats/weight_files.h"
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -21,6 +22,9 @@ constexpr const char* kSingle = "model.safetensors";
 constexpr const char* kIndex = "model.safetensors.index.json";
 constexpr size_t kMaxIndexBytes = size_t{64} << 20;
 constexpr size_t kMaxShards = 4096;
+constexpr size_t kMaxTensors = 65536;  // In all shards.
+constexpr size_t kMaxNameBytes = 255;
+constexpr size_t kMaxNamed = 10;  // In one message.
 
 // Links count: FileInFolder says where they lead.
 bool Exists(const fs::path& dir, const std::string& name) {
@@ -31,7 +35,11 @@ bool Exists(const fs::path& dir, const std::string& name) {
 absl::StatusOr<std::string> ShardName(const json& value) {
   if (value.is_string()) {
     const auto& name = value.get_ref<const std::string&>();
-    if (absl::EndsWith(name, ".safetensors") && name.find('/') == std::string::npos) return name;
+    const bool is_plain = std::all_of(name.begin(), name.end(), [](unsigned char c) {
+      return c >= 0x20 && c != 0x7f && c != '/';
+    });
+    if (is_plain && absl::EndsWith(name, ".safetensors") && name.size() <= kMaxNameBytes)
+      return name;
   }
   return absl::InvalidArgumentError(absl::StrCat("weight_map has ", ShortJson(value),
                                                  "; must be plain names of .safetensors files"));
@@ -66,9 +74,13 @@ absl::Status CheckShards(const fs::path& dir, const std::set<std::string>& shard
     if (!Exists(dir, shard)) missing.push_back(shard);
   }
   if (missing.empty()) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat(dir.string(), ": is missing ",
-                                          absl::StrJoin(missing, ", "), ", of the ", shards.size(),
-                                          " shards that ", kIndex, " names"));
+  const size_t named = std::min(missing.size(), kMaxNamed);
+  const auto end = missing.begin() + static_cast<std::ptrdiff_t>(named);
+  const std::string more =
+      missing.size() > named ? absl::StrCat(" and ", missing.size() - named, " more") : "";
+  return absl::NotFoundError(
+      absl::StrCat(dir.string(), ": is missing ", absl::StrJoin(missing.begin(), end, ", "), more,
+                   ", of the ", shards.size(), " shards that ", kIndex, " names"));
 }
 
 }  // namespace
@@ -122,6 +134,10 @@ absl::Status WeightFiles::AddFile(const fs::path& dir, const std::string& name) 
   LATHE_ASSIGN_OR_RETURN(const fs::path path, FileInFolder(dir, name));
   LATHE_ASSIGN_OR_RETURN(SafetensorsFile file, SafetensorsFile::Open(path));
   files_.push_back(std::move(file));
+  if (tensors_.size() + files_.back().tensors().size() > kMaxTensors) {
+    return absl::InvalidArgumentError(absl::StrCat(dir.string(), ": has more than the ",
+                                                   kMaxTensors, " tensors allowed, up to ", name));
+  }
   for (const TensorView& tensor : files_.back().tensors()) {
     if (file_of_.emplace(tensor.name, name).second) {
       tensors_[tensor.name] = &tensor;

@@ -15,9 +15,9 @@ namespace lathe {
 // model.safetensors.index.json names. Immutable; views live as long as the object.
 class WeightFiles {
  public:
-  // NotFound lists every missing file. InvalidArgument: a shard's name has a path in it, a tensor
-  // is in two shards or not in the one that the index says, a file is broken. Unimplemented: the
-  // folder has weights in another format.
+  // NotFound names up to ten missing files. InvalidArgument: a shard's name has a path in it, a
+  // tensor is in two shards or not in the one that the index says, a file is broken, there are more
+  // than 65,536 tensors. Unimplemented: the folder has weights in another format.
   static absl::StatusOr<WeightFiles> Open(const std::filesystem::path& dir);
   // Whether there is anything to open. NotFound, or Unimplemented as above.
   static absl::Status Look(const std::filesystem::path& dir);

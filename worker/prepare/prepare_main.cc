@@ -5,6 +5,7 @@
 #include <cstdio>
 
 #include "CLI/CLI.hpp"
+#include "common/base/mapped_file.h"
 #include "common/wire/child_channel.h"
 #include "worker/prepare/commands.h"
 #include "worker/prepare/tasks.h"
@@ -27,6 +28,7 @@ int RunWorker() {
 }  // namespace
 
 int main(int argc, char** argv) {
+  lathe::ExplainLostMappings();
   CLI::App app("Checks and prepares data sets, imports models.", "lathe-prepare");
   app.require_subcommand(1);
   int exit_code = 0;

@@ -16,6 +16,7 @@ using Json = nlohmann::json;
 constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
 constexpr size_t kMaxConfigBytes = size_t{32} << 20;
 constexpr size_t kMaxTemplateBytes = size_t{1} << 20;
+constexpr int kMaxDepth = 64;
 constexpr char kConfigName[] = "tokenizer_config.json";
 constexpr char kModelConfigName[] = "config.json";
 constexpr char kTemplateName[] = "chat_template.jinja";
@@ -63,7 +64,17 @@ absl::StatusOr<std::string> TemplateOf(const Json& value) {
 
 absl::Status ReadConfig(absl::string_view bytes, ModelFiles& files) {
   if (bytes.empty()) return absl::OkStatus();
-  const Json config = Json::parse(bytes.begin(), bytes.end(), nullptr, /*allow_exceptions=*/false);
+  // Copies of a value are recursive: none may be deep.
+  bool is_deep = false;
+  const auto bound = [&](int depth, Json::parse_event_t, Json&) {
+    is_deep = is_deep || depth > kMaxDepth;
+    return !is_deep;
+  };
+  const Json config = Json::parse(bytes.begin(), bytes.end(), bound, /*allow_exceptions=*/false);
+  if (is_deep) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("is nested deeper than the ", kMaxDepth, " levels allowed"));
+  }
   if (!config.is_object()) return absl::InvalidArgumentError("is not a JSON object");
   ReadSpecialTokens(config, files);
   const auto source = config.find("chat_template");

@@ -19,14 +19,17 @@ class Splitter {
  public:
   Splitter(const textkit::Rendered& rendered, const Conversation& conversation,
            const PromptsBefore& prompts_before)
-      : rendered_(rendered), conversation_(conversation), prompts_before_(prompts_before) {}
+      : rendered_(rendered),
+        conversation_(conversation),
+        prompts_before_(prompts_before),
+        message_after_(MessagesAfter(rendered)) {}
 
   std::vector<Segment> Split() {
     for (size_t i = 0; i < rendered_.segments.size(); ++i) {
       const textkit::Segment& segment = rendered_.segments[i];
       const absl::string_view text = TextOf(rendered_, segment);
       if (segment.message == kFromTemplate) {
-        AddTemplate(text, MessageAfter(i));
+        AddTemplate(text, message_after_[i]);
         continue;
       }
       const bool is_trained = segment.message >= 0 && IsTrained(segment.message);
@@ -48,12 +51,21 @@ class Splitter {
     return from.role == Role::kAssistant && from.trained;
   }
 
-  // Of the next text that is a message's, or -1.
-  int MessageAfter(size_t index) const {
-    for (size_t i = index + 1; i < rendered_.segments.size(); ++i) {
-      if (rendered_.segments[i].message >= 0) return rendered_.segments[i].message;
+  // By segment: of the next text that is a message's, or -1.
+  static std::vector<int> MessagesAfter(const textkit::Rendered& rendered) {
+    std::vector<int> messages(rendered.segments.size(), -1);
+    for (size_t i = messages.size(); i > 1; --i) {
+      const int message = rendered.segments[i - 1].message;
+      messages[i - 2] = message >= 0 ? message : messages[i - 1];
     }
-    return -1;
+    return messages;
+  }
+
+  // A template decides how many different texts it writes: each answer is rendered for them once.
+  const std::vector<Prompt>& PromptsBeforeAnswer(int answer) {
+    const auto known = prompts_.find(answer);
+    if (known != prompts_.end()) return known->second;
+    return prompts_[answer] = prompts_before_(static_cast<size_t>(answer));
   }
 
   void AddTemplate(absl::string_view text, int next) {
@@ -78,7 +90,7 @@ class Splitter {
     const auto known = prompt_bytes_.find(key);
     if (known != prompt_bytes_.end()) return known->second;
     size_t bytes = text.size();
-    for (Prompt& prompt : prompts_before_(static_cast<size_t>(next))) {
+    for (Prompt prompt : PromptsBeforeAnswer(next)) {
       if (is_inside && prompt.is_guessed) continue;
       if (is_inside) prompt.last_message = last_message_;
       bytes = std::min(bytes, Fit(text, prompt));
@@ -108,11 +120,13 @@ class Splitter {
   const textkit::Rendered& rendered_;
   const Conversation& conversation_;
   const PromptsBefore& prompts_before_;
+  const std::vector<int> message_after_;
   std::vector<Segment> segments_;
   int last_message_ = -1;
   bool is_turn_open_ = false;  // The text of a trained answer came last.
   // By the text and whether it is inside an answer: most turns of a conversation look alike.
   std::map<std::pair<std::string, bool>, size_t> prompt_bytes_;
+  std::map<int, std::vector<Prompt>> prompts_;  // By answer.
 };
 
 }  // namespace

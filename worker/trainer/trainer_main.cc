@@ -7,6 +7,7 @@
 
 #include "CLI/CLI.hpp"
 #include "common/base/exit_codes.h"
+#include "common/base/mapped_file.h"
 #include "worker/trainer/answer_command.h"
 #include "worker/trainer/devices_command.h"
 #include "worker/trainer/probe_command.h"
@@ -104,6 +105,7 @@ void FixMatrixKernels() { setenv("MKL_CBWR", "AUTO", /*overwrite=*/0); }
 
 int Main(int argc, char** argv) {
   FixMatrixKernels();
+  ExplainLostMappings();
   CLI::App app("Lathe's engine: trains and serves models.", "lathe-trainer");
   app.require_subcommand(1);
   Action action;

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <csignal>
+
 namespace lathe::agent {
 namespace {
 
@@ -24,6 +26,22 @@ TEST(JudgeTest, AKilledChildIsTheMachinesFaultWhateverItSaidBefore) {
   const pb::Ended ended = Judge(story);
   EXPECT_EQ(ended.cause(), "machine");
   EXPECT_NE(ended.message().find("killed by signal 9"), std::string::npos);
+}
+
+// What ExplainLostMappings (common/base/mapped_file.h) makes of a child whose file became shorter.
+TEST(JudgeTest, AFileThatShrinksWhileMappedIsNamedAndTheMachinesFault) {
+  ChildStory story;
+  story.source = "train rank 0 on worker-1";
+  story.folder = "/root/assignments/asg-1";
+  story.exit.wait_status = SIGBUS;
+  story.last_line =
+      "lathe-trainer: /root/assignments/asg-1/in/model/model.safetensors: became shorter";
+  const pb::Ended ended = Judge(story);
+  EXPECT_EQ(ended.cause(), "machine");
+  EXPECT_NE(
+      ended.message().find("last line: lathe-trainer: model/model.safetensors: became shorter"),
+      std::string::npos)
+      << ended.message();
 }
 
 }  // namespace

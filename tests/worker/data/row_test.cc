@@ -372,5 +372,20 @@ TEST(ProblemKinds, AreInTheOrderOfTheirCodesAndDocumented) {
   }
 }
 
+TEST(HostileRow, ANumberThatDoesNotFitIsBadJson) {
+  const ParsedRow parsed = ParseRow(R"({"instruction":"q","output":"a","x":1e999})");
+  ASSERT_TRUE(parsed.findings.refused());
+  EXPECT_THAT(parsed.findings.first_error().reason, HasSubstr("number overflow"));
+  EXPECT_EQ(Code(R"({"instruction":"q","output":"a","x":-1e999})"), "bad_json");
+}
+
+TEST(HostileRow, ManyUnknownFieldsAreCountedAndNotListed) {
+  std::string row = R"({"instruction":"q","output":"a")";
+  for (int i = 0; i < 1000; ++i) absl::StrAppend(&row, ",\"x", i, "\":0");
+  const ParsedRow parsed = ParseRow(row + "}");
+  ASSERT_EQ(parsed.findings.list().size(), 17U);
+  EXPECT_EQ(parsed.findings.list().back().reason, "984 more fields are not used");
+}
+
 }  // namespace
 }  // namespace lathe

@@ -129,6 +129,17 @@ TEST_F(GgufTest, RefusesCountsAndLengthsBeyondTheBounds) {
   ExpectRefused(WithKey(kU64, Raw(kHuge)), "below 2^63");
 }
 
+// Bytes become numbers of eight bytes each: the lists of a large file must not fill the memory.
+TEST_F(GgufTest, ListsTogetherHaveABound) {
+  const uint64_t most = uint64_t{1} << 22;
+  std::string file = GgufHeader(3, 0, 5);
+  for (const char* key : {"a", "b", "c", "d", "e"}) {
+    const std::string head = Raw(uint32_t{0}) + Raw(most);
+    file += GgufKey(key, kArrayValue, head + std::string(most, '\0'));
+  }
+  ExpectRefused(file, "e: has a list that makes more than the 16777216 values");
+}
+
 TEST_F(GgufTest, RefusesTensorsThatDoNotFit) {
   ExpectRefused(WithTensor({}, 0, 0, 0), "0 dimensions");
   ExpectRefused(WithTensor({1, 1, 1, 1, 1}, 0, 0, 4), "5 dimensions");

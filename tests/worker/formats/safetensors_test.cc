@@ -10,8 +10,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "common/base/mapped_file.h"
 #include "common/base/sha256.h"
-#include "worker/formats/mapped_file.h"
 
 namespace lathe {
 namespace {

@@ -208,5 +208,53 @@ TEST(TextModelLoadTest, WithoutTemplateTokenisesButDoesNotRender) {
   EXPECT_THAT(std::string(tokens.status().message()), HasSubstr("the model has none"));
 }
 
+// One token, and what a file says of the text before it.
+std::string TokenizerThat(const std::string& parts, const std::string& model = "") {
+  return R"({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+    "post_processor": null,)" +
+         parts + R"("model": {)" + model + R"("type": "BPE", "vocab": {"a": 0}, "merges": []}})";
+}
+
+// A few replacements in a row: a kilobyte would become a terabyte.
+TEST(HostileTokenizerTest, ATextThatGrowsWithoutBoundIsRefused) {
+  std::string replacements;
+  for (int i = 0; i < 40; ++i) {
+    replacements += std::string(i > 0 ? "," : "") +
+                    R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+  }
+  for (const char* part : {"normalizer", "decoder"}) {
+    const std::string other = part == std::string("decoder") ? "normalizer" : "decoder";
+    const std::string list = part == std::string("decoder") ? "decoders" : "normalizers";
+    const auto model = LoadTextModel(
+        TokenizerThat("\"" + std::string(part) + R"(": {"type": "Sequence", ")" + list + "\": [" +
+                      replacements + "]}, \"" + other + R"(": null, "pre_tokenizer": null, )"),
+        "");
+    ASSERT_TRUE(model.ok()) << model.status();
+    const auto ids = (*model)->Encode(std::string(1000, 'a'), false);
+    if (other == "decoder") {
+      EXPECT_THAT(std::string(ids.status().message()), HasSubstr("1099511627776 times as many"));
+    } else {
+      ASSERT_TRUE(ids.ok()) << ids.status();
+      EXPECT_EQ((*model)->Decode(*ids), "");
+      EXPECT_EQ((*model)->TokenText(0), "");
+    }
+  }
+}
+
+TEST(HostileTokenizerTest, AModelThatChoosesByChanceIsRefused) {
+  const auto model =
+      LoadTextModel(TokenizerThat(R"("normalizer": null, "pre_tokenizer": null, "decoder": null, )",
+                                  R"("dropout": 0.1, )"),
+                    "");
+  EXPECT_THAT(std::string(model.status().message()), HasSubstr("model.dropout 0.1; allowed is"));
+}
+
+TEST(HostileTokenizerTest, AConfigNestedDeeplyIsRefused) {
+  const std::string deep = R"({"chat_template": [{"name": )" + std::string(1000000, '[') +
+                           std::string(1000000, ']') + "}]}";
+  EXPECT_THAT(std::string(LoadTextModel(kSentencePiece, deep).status().message()),
+              HasSubstr("tokenizer_config.json: is nested deeper than the 64 levels allowed"));
+}
+
 }  // namespace
 }  // namespace lathe

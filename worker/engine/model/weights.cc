@@ -9,8 +9,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "common/base/mapped_file.h"
 #include "common/base/status.h"
-#include "worker/formats/mapped_file.h"
 
 namespace lathe {
 namespace {
