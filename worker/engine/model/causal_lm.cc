@@ -24,7 +24,7 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::
   LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
   if (options.trainable && config.encoder_decoder) {
     return absl::UnimplementedError(absl::StrCat("method is full with a ", config.architecture,
-                                                 "; supported for it are lora and qlora"));
+                                                 "; supported for it are sft and qlora"));
   }
   if (options.cuda_device >= 0 && config.encoder_decoder) {
     return absl::UnimplementedError(

@@ -4,7 +4,7 @@
 
 // Every large matrix product of the engine. F32 products go to oneDNN where the processor has
 // AVX-512: MKL, which at::mm takes, uses AVX2 only on processors that are not Intel's
-// (docs/decisions/0011-onednn-products.md). All others, F64, small ones and those of other devices
+// (docs/decisions/0014-onednn-products.md). All others, F64, small ones and those of other devices
 // go to at::mm. Which one is a pure function of shapes and processor, so runs stay reproducible bit
 // by bit; results differ by rounding only. at::globalContext().setUserEnabledMkldnn(false) switches
 // to at::mm alone. No gradient is recorded. Matrices are [rows, columns], or all three [batch,
