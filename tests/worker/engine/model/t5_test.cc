@@ -252,7 +252,7 @@ TEST_P(T5Test, FullTuningIsRefusedByName) {
   EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented);
   EXPECT_THAT(std::string(model.status().message()),
               HasSubstr("method is full with a T5ForConditionalGeneration; supported for it are "
-                        "lora and qlora"));
+                        "sft and qlora"));
 }
 
 TEST(RelativeBiasTest, BucketsAreThoseOfTransformers) {
