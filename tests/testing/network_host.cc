@@ -46,8 +46,8 @@ void NetworkHost::Run(const std::function<void()>& body) const {
   }).join();
 }
 
-int64_t NetworkHost::BytesSent(const std::string& device) const {
-  int64_t sent = -1;
+NetworkHost::Traffic NetworkHost::Sent(const std::string& device) const {
+  Traffic sent;
   Run([&] {
     std::ifstream table("/proc/thread-self/net/dev");
     for (std::string line; std::getline(table, line);) {
@@ -55,7 +55,8 @@ int64_t NetworkHost::BytesSent(const std::string& device) const {
       if (colon == std::string::npos) continue;
       // Eight numbers of what came in, then those of what went out.
       std::istringstream numbers(line.substr(colon + device.size() + 1));
-      for (int i = 0; i < 9; ++i) numbers >> sent;
+      for (int i = 0; i < 9; ++i) numbers >> sent.bytes;
+      numbers >> sent.packets;
     }
   });
   return sent;

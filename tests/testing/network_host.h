@@ -20,8 +20,13 @@ class NetworkHost {
   // the host.
   void Run(const std::function<void()>& body) const;
 
-  // Bytes that have left through the device so far, headers and all.
-  int64_t BytesSent(const std::string& device) const;
+  // What has left through the device so far. A packet is what the kernel hands over at once, of
+  // several segments or one; `bytes` counts its headers once. -1, -1 if there is no such device.
+  struct Traffic {
+    int64_t bytes = -1;
+    int64_t packets = -1;
+  };
+  Traffic Sent(const std::string& device) const;
 
   // A cable: device `kCable` on both, with addresses kLeft and kRight.
   static absl::Status Connect(const NetworkHost& left, const NetworkHost& right);

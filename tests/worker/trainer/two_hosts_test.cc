@@ -111,12 +111,12 @@ TEST_F(TwoHostsTest, RanksTrainToTheBitsOfOneMachine) {
   absl::StatusOr<BoundSocket> bound;
   left->Run([&] { bound = BindSocket(NetworkHost::kLeft); });
   ASSERT_TRUE(bound.ok()) << bound.status();
-  const int64_t before = right->BytesSent(NetworkHost::kCable);
+  const int64_t before = right->Sent(NetworkHost::kCable).bytes;
   const auto first = StartRank(*left, 0, *bound);
   const auto second = StartRank(*right, 1, *bound);
   EXPECT_EQ(first->Wait(), 0) << first->output();
   EXPECT_EQ(second->Wait(), 0) << second->output();
-  EXPECT_GT(right->BytesSent(NetworkHost::kCable), before + 100000) << "the ranks did not talk";
+  EXPECT_GT(right->Sent(NetworkHost::kCable).bytes, before + 100000) << "the ranks did not talk";
   Run({"lathe-trainer", "run", path("run.yaml"), "--threads", "1", "--out", path("alone")});
   EXPECT_TRUE(Adapter("adapter") == Adapter("alone")) << "the bits differ";
 }
