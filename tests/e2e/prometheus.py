@@ -58,11 +58,14 @@ def unpack(target):
 def ready_url(log):
     """Reads the log until the program answers; its URL, or None if it ended before."""
     url = None
+    ready = False
     for line in log:
         found = re.search(r'msg="Listening on" address=(127\.0\.0\.1:\d+)', line)
         if found:
             url = "http://" + found.group(1)
         if "Server is ready to receive web requests" in line:
+            ready = True
+        if ready and url:  # The two lines come from two threads, in any order.
             return url
         show(line)
     return None

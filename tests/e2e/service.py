@@ -113,7 +113,8 @@ class Service:
         """Standard output and error of `lathe ARGUMENTS`; another exit code than `code` fails with both."""
         done = subprocess.run([f"{BIN}/lathe", *arguments], env=self.env, capture_output=True, text=True, timeout=timeout, check=False)
         if done.returncode != code:
-            raise Failed(f"lathe {' '.join(arguments)}: exit code {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}\n{self.logs()}")
+            # The cause last: what prints a part of a long log prints its end.
+            raise Failed(f"{self.logs()}\n{done.stdout}\nlathe {' '.join(arguments)}: exit code {done.returncode}, expected {code}\n{done.stderr}")
         return done.stdout, done.stderr
 
     def json(self, *arguments, code=0, timeout=60):
