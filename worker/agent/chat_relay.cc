@@ -85,9 +85,7 @@ absl::Status ChatRelay::Hand(const pb::ChatStart& chat, const std::stop_token& s
   generate.set_request_id(chat.chat_id());
   *generate.mutable_request() = chat.request();
   if (chat.adapter().files_size() > 0) {
-    // One folder per content: the child may keep an adapter that it has loaded.
-    const std::filesystem::path folder = adapter_folder_ / TreeDigest(chat.adapter());
-    LATHE_RETURN_IF_ERROR(Annotate(transfers_.FetchTree(chat.adapter(), folder, stop), "adapter"));
+    LATHE_ASSIGN_OR_RETURN(const std::filesystem::path folder, FetchAdapter(chat.adapter(), stop));
     generate.set_adapter_dir(folder.string());
   }
   {
@@ -98,6 +96,15 @@ absl::Status ChatRelay::Hand(const pb::ChatStart& chat, const std::stop_token& s
   }
   if (supervisor_.Post(std::move(message))) return absl::OkStatus();
   return absl::ResourceExhaustedError("the model's process does not take more chats");
+}
+
+absl::StatusOr<std::filesystem::path> ChatRelay::FetchAdapter(const v1::FileTree& adapter,
+                                                              const std::stop_token& stop) {
+  std::filesystem::path folder = adapter_folder_ / TreeDigest(adapter);
+  if (fetched_.contains(folder)) return folder;
+  LATHE_RETURN_IF_ERROR(Annotate(transfers_.FetchTree(adapter, folder, stop), "adapter"));
+  fetched_.insert(folder);
+  return folder;
 }
 
 void ChatRelay::Reject(const std::string& chat_id, const absl::Status& status) {

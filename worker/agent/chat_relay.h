@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 #include <stop_token>
 #include <string>
 #include <thread>
@@ -47,6 +48,10 @@ class ChatRelay {
   };
   void Run(const std::stop_token& stop);
   absl::Status Hand(const pb::ChatStart& chat, const std::stop_token& stop);
+  // The adapter's folder, one per content. What has been fetched is left as it is: the child may be
+  // reading it for an earlier chat.
+  absl::StatusOr<std::filesystem::path> FetchAdapter(const v1::FileTree& adapter,
+                                                     const std::stop_token& stop);
   void Reject(const std::string& chat_id, const absl::Status& status);
   // Writes to the chat's stream, opening it; false: it is broken or the chat is unknown.
   bool Publish(const pb::GeneratedText& text);
@@ -58,6 +63,7 @@ class ChatRelay {
   Transfers& transfers_;
   Supervisor& supervisor_;
   const std::filesystem::path adapter_folder_;
+  std::set<std::filesystem::path> fetched_;  // Of thread_.
   Mutex mu_;
   std::condition_variable_any changed_;
   std::deque<pb::ChatStart> waiting_ ABSL_GUARDED_BY(mu_);

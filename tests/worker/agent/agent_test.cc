@@ -99,6 +99,30 @@ class AgentTest : public ::testing::Test {
     coordinator_.Send(message);
   }
 
+  // Assigns asg-1, a serve whose child follows `script`.
+  void Serve(const std::string& script) {
+    pb::Assignment serve = Prepare("asg-1", "");
+    serve.mutable_inputs()->erase("data");
+    serve.mutable_task()->mutable_serve();
+    (*serve.mutable_inputs())["model"] =
+        coordinator_.Tree({{"script", coordinator_.AddBlob(script)}});
+    Assign(serve);
+  }
+
+  void Chat(const std::string& id, const v1::FileTree& adapter) {
+    pb::CoordinatorMessage message;
+    message.mutable_chat()->set_assignment_id("asg-1");
+    message.mutable_chat()->set_chat_id(id);
+    *message.mutable_chat()->mutable_adapter() = adapter;
+    coordinator_.Send(message);
+  }
+
+  bool WaitForText(const std::string& chat, const std::string& text) {
+    return coordinator_.WaitFor([&](const Record& record) {
+      return record.texts.contains(chat) && record.texts.at(chat) == text;
+    });
+  }
+
   void Cancel(const std::string& id) {
     pb::CoordinatorMessage message;
     message.mutable_cancel()->set_assignment_id(id);
@@ -454,43 +478,33 @@ TEST_F(AgentTest, AMissingProgramIsNamed) {
 
 TEST_F(AgentTest, ChatsAreServedWithAndWithoutAnAdapter) {
   StartAgent();
-  pb::Assignment serve = Prepare("asg-1", "");
-  serve.mutable_inputs()->erase("data");
-  serve.mutable_task()->mutable_serve();
-  (*serve.mutable_inputs())["model"] =
-      coordinator_.Tree({{"script", coordinator_.AddBlob("serve")}});
-  Assign(serve);
-  for (const char* id : {"chat-1", "chat-2"}) {
-    pb::CoordinatorMessage message;
-    message.mutable_chat()->set_assignment_id("asg-1");
-    message.mutable_chat()->set_chat_id(id);
-    if (std::string(id) == "chat-2") {
-      *message.mutable_chat()->mutable_adapter() =
-          coordinator_.Tree({{"adapter", coordinator_.AddBlob("weights")}});
-    }
-    coordinator_.Send(message);
-  }
-  EXPECT_TRUE(coordinator_.WaitFor([](const Record& r) {
-    return r.texts.contains("chat-1") && r.texts.at("chat-1") == "base!" &&
-           r.texts.contains("chat-2") && r.texts.at("chat-2") == "tuned!";
-  }));
+  Serve("serve");
+  Chat("chat-1", {});
+  Chat("chat-2", coordinator_.Tree({{"adapter", coordinator_.AddBlob("weights")}}));
+  EXPECT_TRUE(WaitForText("chat-1", "base!"));
+  EXPECT_TRUE(WaitForText("chat-2", "tuned!"));
   Cancel("asg-1");
   EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
 }
 
+TEST_F(AgentTest, AnAdapterThatAnEarlierChatMayReadIsLeftAsItIs) {
+  StartAgent();
+  Serve("serve");
+  const v1::FileTree adapter = coordinator_.Tree({{"adapter", coordinator_.AddBlob("weights")}});
+  Chat("chat-1", adapter);
+  ASSERT_TRUE(WaitForText("chat-1", "tuned!"));
+  // Placed again it would be there again.
+  const fs::path adapters = folder_.path() / "root/assignments/asg-1/in/adapters";
+  ASSERT_TRUE(fs::remove(fs::directory_iterator(adapters)->path() / "adapter"));
+  Chat("chat-2", adapter);
+  EXPECT_TRUE(WaitForText("chat-2", "missing!"));
+}
+
 TEST_F(AgentTest, AChatIsAnsweredWhenItsServerDies) {
   StartAgent();
-  pb::Assignment serve = Prepare("asg-1", "");
-  serve.mutable_inputs()->erase("data");
-  serve.mutable_task()->mutable_serve();
-  (*serve.mutable_inputs())["model"] =
-      coordinator_.Tree({{"script", coordinator_.AddBlob("print up\nhang")}});
-  Assign(serve);
+  Serve("print up\nhang");
   ASSERT_TRUE(WaitForLogs("up"));
-  pb::CoordinatorMessage message;
-  message.mutable_chat()->set_assignment_id("asg-1");
-  message.mutable_chat()->set_chat_id("chat-1");
-  coordinator_.Send(message);
+  Chat("chat-1", {});
   Cancel("asg-1");
   EXPECT_TRUE(
       coordinator_.WaitFor([](const Record& r) { return r.chat_errors.contains("chat-1"); }));
