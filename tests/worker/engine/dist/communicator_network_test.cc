@@ -56,7 +56,7 @@ class Meter {
   Meter(const NetworkHost& host, std::string device) : host_(host), device_(std::move(device)) {}
 
   void Measure(Communicator& group, const std::function<absl::Status()>& collective) {
-    for (int round = 0; round < 8; ++round) MeasureOnce(group, collective);
+    for (int round = 0; round < 4; ++round) MeasureOnce(group, collective);
   }
 
   void ExpectSent(double payload) const {
