@@ -53,6 +53,10 @@ def is_encoder_decoder(folder):
     return json.loads((pathlib.Path(folder) / "config.json").read_text()).get("is_encoder_decoder", False)
 
 
+def is_sequence_to_sequence(model):
+    return getattr(model.config, "is_encoder_decoder", False)  # A reference of our own has no such field.
+
+
 def load(base, adapter=None, float64=False, trainable=False):
     auto = AutoModelForSeq2SeqLM if is_encoder_decoder(base) else AutoModelForCausalLM
     # sdpa: transformers' eager attention takes its softmax in float32 whatever the model's type.
@@ -69,7 +73,7 @@ def load(base, adapter=None, float64=False, trainable=False):
 
 def logits(model, ids):
     """[T, V] of one sequence, in the model's type; of an encoder-decoder [1, V]: the first token of its answer to a source."""
-    if model.config.is_encoder_decoder:
+    if is_sequence_to_sequence(model):
         return target_logits(model, ids, [0])
     return model(input_ids=torch.tensor([ids])).logits[0]
 
@@ -89,7 +93,7 @@ def target_logits(model, source, target):
 
 def loss_sum(model, row):
     """Sum of -log p(ids[t]) over every t with trained[t], and the number of hits."""
-    if model.config.is_encoder_decoder:
+    if is_sequence_to_sequence(model):
         source, target = split(row)
         all_logits, begin = target_logits(model, source, target), len(source)
     else:
