@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Makes the goldens of full tuning: the gradient of every parameter of the tiny Llama and of two
-families, and a training of all parameters as transformers' Trainer sets it up.
+"""Makes the goldens of full tuning: the gradient of every parameter of the tiny Llama and of four
+families, and trainings of all parameters as transformers' Trainer sets it up.
 
 Needs torch, transformers, accelerate, safetensors. README.md here describes the files.
 """
@@ -13,10 +13,11 @@ from transformers import Trainer, get_cosine_schedule_with_warmup
 
 import make_families
 import make_goldens
+import make_t5
 import oracle_model as oracle
 
 OUT = oracle.DATA / "goldens"
-FAMILIES = ["qwen3", "chatglm3"]
+FAMILIES = ["qwen3", "chatglm3", "t5", "flan-t5"]
 TRAINING = {
     "learning_rate": 0.003, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.1,
     "max_grad_norm": 2.9, "warmup_ratio": 0.1, "num_steps": 20, "rows_per_step": 4,
@@ -38,12 +39,16 @@ def gradients(model, rows):
     return tensors
 
 
+def load_family(name, float64):
+    """In training mode; an encoder-decoder without its own dropout."""
+    return make_t5.without_dropout(make_families.load(make_families.OUT / name, None, float64, trainable=True))
+
+
 def make_family(name):
     folder = make_families.OUT / name
     golden = load_file(folder / "golden.safetensors")
     row = {key: golden[key].tolist() for key in ("ids", "trained")}
-    model = make_families.load(folder, float64=True, trainable=True)
-    save_file(gradients(model, [row]), str(folder / "full.safetensors"))
+    save_file(gradients(load_family(name, True), [row]), str(folder / "full.safetensors"))
 
 
 def optimizer_of(model):
@@ -60,9 +65,8 @@ def optimizer_of(model):
                              eps=t["eps"])  # fmt: skip
 
 
-def train(rows, order, float64):
+def train(model, rows, order):
     t = TRAINING
-    model = oracle.load(make_goldens.BASE, None, float64, trainable=True)
     optimizer = optimizer_of(model)
     warmup = math.ceil(t["warmup_ratio"] * t["num_steps"])
     schedule = get_cosine_schedule_with_warmup(optimizer, warmup, t["num_steps"])
@@ -85,15 +89,15 @@ def train(rows, order, float64):
     return curve
 
 
-def make_training():
-    rows = read_json("training.json")["rows"]
+def make_training(folder, load, rows):
+    """`load` makes the model to train, in float64 or not."""
     count = TRAINING["rows_per_step"]
     order = [[(step * count + i) % len(rows) for i in range(count)]
              for step in range(TRAINING["num_steps"])]  # fmt: skip
     golden = {"options": TRAINING, "rows": rows, "order": order}
-    golden["f32"] = train(rows, order, False)
-    golden["f64"] = train(rows, order, True)
-    make_goldens.write_json("training-full.json", golden)
+    for kind, float64 in (("f32", False), ("f64", True)):
+        golden[kind] = train(load(float64), rows, order)
+    make_goldens.write_json("training-full.json", golden, folder)
 
 
 def main():
@@ -103,7 +107,10 @@ def main():
     save_file(tensors, str(OUT / "full.safetensors"))
     for name in FAMILIES:
         make_family(name)
-    make_training()
+    make_training(OUT, lambda float64: oracle.load(make_goldens.BASE, None, float64, trainable=True),
+                  read_json("training.json")["rows"])  # fmt: skip
+    make_training(make_families.OUT / "t5", lambda float64: load_family("t5", float64),
+                  json.loads((make_families.OUT / "flan-t5/training.json").read_text())["rows"])  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -27,8 +27,9 @@ DATA = ROOT / "tests/data"
 PEERS, LLAMA_CPP = ["{cache}/peers"], ["--llama-cpp", "{llama_cpp}"]
 GENERATORS = {
     "make_tiny_llama": [], "make_goldens": [], "make_methods": [], "make_chat_templates": [], "make_nf4": [],
-    "make_full": [], "make_families": [], "make_tiny_gguf": [], "make_family_ggufs": [], "make_gguf_blocks": [],
-    "make_gguf_export": LLAMA_CPP, "make_sentencepiece": PEERS, "make_t5": [], "make_token_ids": PEERS, "make_public_templates": PEERS,
+    "make_families": [], "make_tiny_gguf": [], "make_family_ggufs": [], "make_gguf_blocks": [],
+    "make_gguf_export": LLAMA_CPP, "make_sentencepiece": PEERS, "make_t5": [], "make_full": [],
+    "make_token_ids": PEERS, "make_public_templates": PEERS,
     "make_template_language": [],
 }  # fmt: skip
 PUBLIC_TESTS = ["worker_text_test", "worker_text_peers_test", "worker_tokenizers_test"]

@@ -22,10 +22,6 @@ absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::
         "this machine's processor lacks AVX2 or FMA; the engine needs both (x86-64-v3)");
   }
   LATHE_ASSIGN_OR_RETURN(ModelConfig config, LoadModelConfig(model_dir));
-  if (options.trainable && config.encoder_decoder) {
-    return absl::UnimplementedError(absl::StrCat("method is full with a ", config.architecture,
-                                                 "; supported for it are sft and qlora"));
-  }
   if (options.cuda_device >= 0 && config.encoder_decoder) {
     return absl::UnimplementedError(
         absl::StrCat("device is 'cuda' with a ", config.architecture, "; supported for it is cpu"));

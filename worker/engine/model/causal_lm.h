@@ -89,7 +89,7 @@ struct SequencePart {
 class CausalLm {
  public:
   // Maps the canonical folder's model.safetensors. InvalidArgument: a tensor is missing, extra or
-  // has another shape. Unimplemented: `trainable` with an encoder-decoder.
+  // has another shape. Unimplemented: a CUDA device with an encoder-decoder.
   static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::filesystem::path& model_dir,
                                                         const ModelOptions& options);
   virtual ~CausalLm() = default;

@@ -183,16 +183,18 @@ class LlamaLm final : public CausalLm {
 
   at::Tensor RunLayers(at::Tensor hidden, const Pass& pass) const {
     for (int64_t i = 0; i < config_.num_layers; ++i) {
-      hidden =
-          pass.checkpoint ? Checkpoint(hidden, LayerFunction(i, pass)) : RunLayer(i, hidden, pass);
+      hidden = pass.checkpoint ? Checkpoint({hidden}, LayerFunction(i, pass))
+                               : RunLayer(i, hidden, pass);
     }
     return hidden;
   }
 
   // For backward, when the pass is over: it owns a copy.
-  std::function<at::Tensor(const at::Tensor&)> LayerFunction(int64_t layer,
-                                                             const Pass& pass) const {
-    return [this, layer, pass](const at::Tensor& x) { return RunLayer(layer, x, pass); };
+  std::function<at::Tensor(const std::vector<at::Tensor>&)> LayerFunction(int64_t layer,
+                                                                          const Pass& pass) const {
+    return [this, layer, pass](const std::vector<at::Tensor>& x) {
+      return RunLayer(layer, x[0], pass);
+    };
   }
 
   at::Tensor RunLayer(int64_t layer, const at::Tensor& hidden, const Pass& pass) const {

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "worker/engine/ops/embedding.h"
+
 namespace lathe {
 
 at::Tensor RelativeBuckets(int64_t last, bool bidirectional, const EncoderDecoder& options) {
@@ -32,7 +34,7 @@ at::Tensor RelativeBuckets(int64_t last, bool bidirectional, const EncoderDecode
 at::Tensor RelativeBias(const at::Tensor& table, int64_t max_length, bool bidirectional,
                         const EncoderDecoder& options) {
   const at::Tensor buckets = RelativeBuckets(max_length - 1, bidirectional, options);
-  return table.index_select(0, buckets).t().contiguous();
+  return Embedding(table, buckets).t().contiguous();
 }
 
 }  // namespace lathe

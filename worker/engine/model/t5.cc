@@ -15,6 +15,7 @@
 #include "worker/engine/ops/biased_attention.h"
 #include "worker/engine/ops/checkpoint.h"
 #include "worker/engine/ops/elementwise.h"
+#include "worker/engine/ops/embedding.h"
 #include "worker/engine/ops/token_loss.h"
 #include "worker/engine/ops/widened_product.h"
 
@@ -85,8 +86,9 @@ class T5Lm final : public CausalLm {
   AdapterConfig GetAdapterConfig(const std::string& name) const override {
     return adapters_.Get(name).config;
   }
-  // Load() makes no trainable one.
-  std::vector<AdapterTensor> ParameterTensors() override { return {}; }
+  std::vector<AdapterTensor> ParameterTensors() override {
+    return ParameterTensorsOf(weights_, config_);
+  }
 
   at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                      uint64_t dropout_seed) override {
@@ -148,7 +150,7 @@ class T5Lm final : public CausalLm {
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return at::index_select(weights_.embedding, 0, IndexTensor(ids)).to(dtype_);
+    return Embedding(weights_.embedding, IndexTensor(ids)).to(dtype_);
   }
 
   at::Tensor Norm(const at::Tensor& hidden, const at::Tensor& weight) const {
@@ -184,18 +186,25 @@ class T5Lm final : public CausalLm {
   // Whether layers keep their input alone for backward.
   bool checkpoints(const AdapterUse& use) const { return checkpoint_ && use.training; }
 
+  // One layer over what it takes from others: they all have a gradient.
+  static at::Tensor RunOver(const std::vector<at::Tensor>& inputs, bool checkpoint,
+                            std::function<at::Tensor(const std::vector<at::Tensor>&)> layer) {
+    return checkpoint ? Checkpoint(inputs, std::move(layer)) : layer(inputs);
+  }
+
   // Normed states, [S, D].
   at::Tensor Encode(const std::vector<int32_t>& ids, const std::vector<int32_t>& begin,
                     const AdapterUse& use) const {
     const at::Tensor bias = BiasOf(0, LongestOf(begin));
     at::Tensor hidden = Embed(ids);
     for (int64_t i = 0; i < config_.num_layers; ++i) {
-      const auto layer = [this, i, use, bias, begin](const at::Tensor& x) {
+      const auto layer = [this, i, use, begin](const std::vector<at::Tensor>& inputs) {
+        const at::Tensor& x = inputs[0];
         const at::Tensor qkv = ProjectIn(i, Projection::kQkv, Norm(x, LayerOf(i).input_norm), use);
-        const at::Tensor attended = AttendPacked(qkv, bias, /*causal=*/false, begin);
+        const at::Tensor attended = AttendPacked(qkv, inputs[1], /*causal=*/false, begin);
         return FeedForward(i, x + ProjectIn(i, Projection::kOutput, attended, use), use);
       };
-      hidden = checkpoints(use) ? Checkpoint(hidden, layer) : layer(hidden);
+      hidden = RunOver({hidden, bias}, checkpoints(use), layer);
     }
     return Norm(hidden, weights_.encoder_norm);
   }
@@ -224,19 +233,12 @@ class T5Lm final : public CausalLm {
     const at::Tensor states = Encode(split.source_ids, split.source_begin, use);
     const at::Tensor bias = BiasOf(first_decoder_layer(), LongestOf(split.target_begin));
     const DocumentPairs documents = {split.target_begin, split.source_begin};
-    const auto num_targets = static_cast<int64_t>(split.decoder_ids.size());
     at::Tensor hidden = Embed(split.decoder_ids);
     for (int64_t i = 0; i < own().num_decoder_layers; ++i) {
-      const auto layer = [this, i, use, bias, documents](const at::Tensor& x, const at::Tensor& s) {
-        return RunDecoderLayer(i, x, PackedPass(use, s, bias, documents));
+      const auto layer = [this, i, use, documents](const std::vector<at::Tensor>& inputs) {
+        return RunDecoderLayer(i, inputs[0], PackedPass(use, inputs[1], inputs[2], documents));
       };
-      // The states have a gradient too: they are part of the input that is kept.
-      const auto of_both = [layer, num_targets](const at::Tensor& both) {
-        const int64_t num_sources = both.size(0) - num_targets;
-        return layer(both.narrow(0, 0, num_targets), both.narrow(0, num_targets, num_sources));
-      };
-      hidden =
-          checkpoints(use) ? Checkpoint(at::cat({hidden, states}), of_both) : layer(hidden, states);
+      hidden = RunOver({hidden, states, bias}, checkpoints(use), layer);
     }
     return hidden;
   }

@@ -271,25 +271,33 @@ std::vector<AdapterTensor> SplitParameters(const std::vector<ParameterSpec>& spe
 
 std::vector<AdapterTensor> ParameterTensorsOf(const ModelWeights& weights,
                                               const ModelConfig& config) {
+  const int64_t first_decoder_layer = config.encoder_decoder ? config.num_layers : 0;
   std::vector<at::Tensor> tensors = {weights.embedding};
   const auto add = [&](const at::Tensor& tensor) {
     if (tensor.defined()) tensors.push_back(tensor);
   };
   const auto add_group = [&](const LayerWeights& layer, Projection projection) {
     const LinearGroup& group = layer.groups[static_cast<size_t>(projection)];
-    tensors.push_back(group.weight);
+    add(group.weight);
     add(group.bias);
   };
   // The order of decoder_layout.cc.
-  for (const LayerWeights& layer : weights.layers) {
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    const LayerWeights& layer = weights.layers[i];
+    if (i > 0 && static_cast<int64_t>(i) == first_decoder_layer) add(weights.encoder_norm);
     add(layer.input_norm);
     add_group(layer, Projection::kQkv);
     add(layer.query_norm);
     add(layer.key_norm);
     add_group(layer, Projection::kOutput);
+    add(layer.cross_norm);
+    add_group(layer, Projection::kCrossQuery);
+    add_group(layer, Projection::kCrossKeyValue);
+    add_group(layer, Projection::kCrossOutput);
     add(layer.post_attention_norm);
     add_group(layer, Projection::kGateUp);
     add_group(layer, Projection::kDown);
+    add(layer.relative_bias);
   }
   add(weights.final_norm);
   if (!config.tie_word_embeddings) add(weights.head);

@@ -20,11 +20,9 @@ using torch::autograd::variable_list;
 
 constexpr int64_t kBlock = 256;
 
-// What a call needs beside what has a gradient. One argument: apply() would take a list apart, and
-// takes no undefined tensor.
+// What a call needs beside what has a gradient. One argument: apply() would take a list apart.
 struct Plan {
   ScoreShape shape;
-  at::Tensor bias;
   std::vector<int64_t> query_begin;
   std::vector<int64_t> key_begin;
 };
@@ -71,14 +69,27 @@ at::Tensor BiasOf(const at::Tensor& bias, int64_t position, int64_t rows, int64_
   return bias.narrow(1, first, rows + keys - 1).unfold(1, keys, 1).flip({1});
 }
 
-// softmax(q k^T + bias), [H, rows, keys]. Causal: the last `rows` keys belong to the rows
-// themselves, and row i sees them up to i.
+// Adds the gradient of such biases, [H, rows, keys], to that of all of them.
+void AddBiasGradient(const at::Tensor& grad, int64_t position, const at::Tensor& grad_bias) {
+  const int64_t rows = grad.size(1);
+  const int64_t keys = grad.size(2);
+  const int64_t width = rows + keys - 1;
+  const int64_t first = (grad_bias.size(1) - 1) / 2 - (position + rows - 1);
+  // Every row at its window, last row first: one column is then one distance.
+  at::Tensor windows = at::zeros({grad.size(0), rows, width}, grad.options());
+  windows.as_strided({grad.size(0), rows, keys}, {rows * width, width + 1, 1})
+      .copy_(grad.flip({1}));
+  grad_bias.narrow(1, first, width).add_(at::sum(windows, {1}));
+}
+
+// softmax(q k^T + bias), [H, rows, keys]; a bias of no column: none. Causal: the last `rows` keys
+// belong to the rows themselves, and row i sees them up to i.
 at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, const at::Tensor& bias,
                          bool causal, int64_t position) {
   const int64_t rows = q.size(1);
   const int64_t keys = k.size(1);
   at::Tensor scores = Multiply(q, k.transpose(1, 2));
-  if (bias.defined()) scores.add_(BiasOf(bias, position, rows, keys));
+  if (bias.numel() > 0) scores.add_(BiasOf(bias, position, rows, keys));
   if (causal && rows > 1) {
     const at::Tensor hidden = at::ones({rows, rows}, at::kBool).triu_(1);
     scores.narrow(2, keys - rows, rows)
@@ -87,9 +98,15 @@ at::Tensor Probabilities(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return at::_softmax(scores, -1, /*half_to_float=*/false);
 }
 
+// apply() takes no undefined tensor.
+at::Tensor BiasOrNone(const at::Tensor& bias, const at::Tensor& like) {
+  return bias.defined() ? bias : at::empty({0}, like.options());
+}
+
 struct BiasedAttentionFunction : torch::autograd::Function<BiasedAttentionFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q,
-                            const at::Tensor& keys_values, const Plan& plan) {
+                            const at::Tensor& keys_values, const at::Tensor& bias,
+                            const Plan& plan) {
     const int64_t num_heads = plan.shape.num_heads;
     const int64_t head_dim = q.size(1) / num_heads;
     const at::Tensor queries = Heads(q, 0, num_heads, head_dim);
@@ -98,13 +115,13 @@ struct BiasedAttentionFunction : torch::autograd::Function<BiasedAttentionFuncti
     at::Tensor out = at::empty({q.size(0), num_heads, head_dim}, q.options());
     for (const Block& block : Blocks(plan.query_begin, plan.key_begin, plan.shape.causal)) {
       const at::Tensor p = Probabilities(RowsOf(queries, block.begin, block.end),
-                                         RowsOf(keys, block.key_begin, block.key_end), plan.bias,
+                                         RowsOf(keys, block.key_begin, block.key_end), bias,
                                          plan.shape.causal, block.position);
       RowsOf(out, block.begin, block.end)
           .copy_(Multiply(p, RowsOf(values, block.key_begin, block.key_end)));
     }
     at::Tensor flat = out.view({q.size(0), -1});
-    ctx->save_for_backward({q, keys_values, plan.bias, flat});
+    ctx->save_for_backward({q, keys_values, bias, flat});
     ctx->saved_data["heads"] = num_heads;
     ctx->saved_data["causal"] = plan.shape.causal;
     ctx->saved_data["query_begin"] = plan.query_begin;
@@ -113,7 +130,8 @@ struct BiasedAttentionFunction : torch::autograd::Function<BiasedAttentionFuncti
   }
 
   // With P the probabilities, O = P V: dV = P^T dO; dS = P * (dO V^T - rowsum(dO * O)); dQ = dS K;
-  // dK = dS^T Q. Source: Dao et al., "FlashAttention", 2022, appendix B.
+  // dK = dS^T Q; the bias of a distance has the sum of its dS. Source: Dao et al.,
+  // "FlashAttention", 2022, appendix B.
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list saved = ctx->get_saved_variables();
     const int64_t num_heads = ctx->saved_data["heads"].toInt();
@@ -125,6 +143,8 @@ struct BiasedAttentionFunction : torch::autograd::Function<BiasedAttentionFuncti
     };
     at::Tensor grad_q = at::empty(saved[0].sizes(), saved[0].options());
     at::Tensor grad_keys_values = at::zeros(saved[1].sizes(), saved[1].options());
+    const bool needs_bias = saved[2].numel() > 0 && ctx->needs_input_grad(2);
+    const at::Tensor grad_bias = needs_bias ? at::zeros_like(saved[2]) : at::Tensor();
     const at::Tensor grad_out = grads[0].contiguous();
     for (const Block& block : Blocks(ctx->saved_data["query_begin"].toIntVector(),
                                      ctx->saved_data["key_begin"].toIntVector(), causal)) {
@@ -140,10 +160,11 @@ struct BiasedAttentionFunction : torch::autograd::Function<BiasedAttentionFuncti
       const at::Tensor row = at::sum(grad * rows(first(saved[3])), {-1}, /*keepdim=*/true);
       const at::Tensor grad_scores =
           Multiply(grad, keys(second(saved[1])).transpose(1, 2)).sub_(row).mul_(p);
+      if (needs_bias) AddBiasGradient(grad_scores, block.position, grad_bias);
       rows(first(grad_q)).copy_(Multiply(grad_scores, k));
       keys(first(grad_keys_values)).add_(Multiply(grad_scores.transpose(1, 2), q));
     }
-    return {grad_q, grad_keys_values, at::Tensor()};
+    return {grad_q, grad_keys_values, grad_bias, at::Tensor()};
   }
 };
 
@@ -153,10 +174,9 @@ at::Tensor BiasedAttention(const at::Tensor& q, const at::Tensor& keys_values,
                            const at::Tensor& bias, const ScoreShape& shape,
                            const DocumentPairs& documents) {
   const Plan plan = {shape,
-                     bias,
                      {documents.query_begin.begin(), documents.query_begin.end()},
                      {documents.key_begin.begin(), documents.key_begin.end()}};
-  return BiasedAttentionFunction::apply(q, keys_values, plan);
+  return BiasedAttentionFunction::apply(q, keys_values, BiasOrNone(bias, q), plan);
 }
 
 at::Tensor BiasedAttendToCache(const at::Tensor& q, const at::Tensor& keys,
@@ -166,8 +186,8 @@ at::Tensor BiasedAttendToCache(const at::Tensor& q, const at::Tensor& keys,
   for (int64_t begin = 0; begin < q.size(0); begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, q.size(0));
     const int64_t key_end = causal ? position + end : keys.size(0);
-    const at::Tensor p = Probabilities(RowsOf(q, begin, end), RowsOf(keys, 0, key_end), bias,
-                                       causal, position + begin);
+    const at::Tensor p = Probabilities(RowsOf(q, begin, end), RowsOf(keys, 0, key_end),
+                                       BiasOrNone(bias, q), causal, position + begin);
     RowsOf(out, begin, end).copy_(Multiply(p, RowsOf(values, 0, key_end)));
   }
   return out.view({q.size(0), -1});

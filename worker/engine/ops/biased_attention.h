@@ -27,8 +27,8 @@ struct ScoreShape {
 };
 
 // q [Q, H E], keys_values [K, 2 H E]: all keys of a token, then its values -> [Q, H E]. bias
-// [H, 2 M - 1]: column M - 1 + d is of a key that stands d tokens behind its query; frozen.
-// Undefined: none. Nothing of size Q x K outlives the call: backward computes the scores again.
+// [H, 2 M - 1]: column M - 1 + d is of a key that stands d tokens behind its query. Undefined:
+// none. Nothing of size Q x K outlives the call: backward computes the scores again.
 at::Tensor BiasedAttention(const at::Tensor& q, const at::Tensor& keys_values,
                            const at::Tensor& bias, const ScoreShape& shape,
                            const DocumentPairs& documents);

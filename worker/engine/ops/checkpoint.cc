@@ -14,17 +14,17 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 struct Body : torch::CustomClassHolder {
-  std::function<at::Tensor(const at::Tensor&)> run;
-  bool needs_input_grad = true;  // Of the caller's x.
+  std::function<at::Tensor(const std::vector<at::Tensor>&)> run;
+  std::vector<bool> needs_grad;  // Of the caller's inputs.
 };
 
 struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
   // apply() runs it without grad mode: nothing inside of body keeps a tensor.
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+  static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs,
                             const c10::intrusive_ptr<Body>& body) {
-    ctx->save_for_backward({x});
+    ctx->save_for_backward(inputs.vec());
     ctx->saved_data["body"] = c10::IValue::make_capsule(body);
-    return body->run(x);
+    return body->run(inputs.vec());
   }
 
   // A backward pass inside of the backward pass: it adds to the gradients of the leaves that body
@@ -33,24 +33,31 @@ struct CheckpointFunction : torch::autograd::Function<CheckpointFunction> {
     const auto capsule = ctx->saved_data["body"].toCapsule();
     const auto& body = static_cast<const Body&>(*capsule);
     const at::AutoGradMode grad_mode(true);
-    const at::Tensor x = ctx->get_saved_variables()[0].detach();
-    x.set_requires_grad(body.needs_input_grad);
-    const at::Tensor y = body.run(x);
+    variable_list inputs = ctx->get_saved_variables();
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      inputs[i] = inputs[i].detach().set_requires_grad(body.needs_grad[i]);
+    }
+    const at::Tensor y = body.run(inputs);
     if (y.requires_grad()) torch::autograd::backward({y}, {grads[0]});
-    return {x.grad(), at::Tensor()};
+    variable_list result;
+    for (const at::Tensor& input : inputs) result.push_back(input.grad());
+    result.emplace_back();
+    return result;
   }
 };
 
 }  // namespace
 
-at::Tensor Checkpoint(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&)> body) {
-  if (!at::GradMode::is_enabled()) return body(x);
+at::Tensor Checkpoint(const std::vector<at::Tensor>& inputs,
+                      std::function<at::Tensor(const std::vector<at::Tensor>&)> body) {
+  if (!at::GradMode::is_enabled()) return body(inputs);
   auto held = c10::make_intrusive<Body>();
   held->run = std::move(body);
-  held->needs_input_grad = x.requires_grad();
-  // Leaves inside of body are hidden from autograd: x stands for them.
-  const at::Tensor input = x.requires_grad() ? x : x.detach().set_requires_grad(true);
-  return CheckpointFunction::apply(input, held);
+  for (const at::Tensor& input : inputs) held->needs_grad.push_back(input.requires_grad());
+  // Leaves inside of body are hidden from autograd: the first input stands for them.
+  std::vector<at::Tensor> shown = inputs;
+  if (!shown[0].requires_grad()) shown[0] = shown[0].detach().set_requires_grad(true);
+  return CheckpointFunction::apply(at::TensorList(shown), held);
 }
 
 }  // namespace lathe

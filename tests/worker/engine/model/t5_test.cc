@@ -1,6 +1,8 @@
 #include <ATen/ATen.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <fstream>
 
@@ -46,6 +48,26 @@ struct Precision {
 constexpr Precision kF32 = {false, "f32", 1e-5, 1e-6, 1e-3, 1e-5};
 constexpr Precision kF64 = {true, "f64", 1e-12, 1e-12, 1e-9, 1e-12};
 
+// Longer than a block of the attention, source and target.
+Row LengthyRow() {
+  Row row;
+  for (int i = 0; i < 600; ++i) {
+    row.ids.push_back((i * 53 + 11) % 384);
+    row.trained.push_back(i >= 310 && i % 5 != 0 ? 1 : 0);
+  }
+  return row;
+}
+
+// Counts how often autograd has added to a tensor's gradient.
+class CallCounter final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit CallCounter(int& count) : count_(count) {}
+  void operator()(const at::Tensor& /*tensor*/) override { ++count_; }
+
+ private:
+  int& count_;
+};
+
 using Parameter = std::tuple<const char*, Precision>;
 
 class T5Test : public testing::TestWithParam<Parameter> {
@@ -75,6 +97,14 @@ class T5Test : public testing::TestWithParam<Parameter> {
     EXPECT_TRUE(model.ok()) << model.status();
     const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
     EXPECT_TRUE(status.ok()) << status;
+    return *std::move(model);
+  }
+
+  std::unique_ptr<CausalLm> LoadTrainable(bool checkpointing) const {
+    auto model = CausalLm::Load(
+        temp_.path() / "model",
+        {.fp64 = precision().fp64, .activation_checkpointing = checkpointing, .trainable = true});
+    EXPECT_TRUE(model.ok()) << model.status();
     return *std::move(model);
   }
 
@@ -154,12 +184,7 @@ TEST_P(T5Test, CachedDecodingGivesTheLogitsOfAFullPass) {
 }
 
 TEST_P(T5Test, PackedRowsHaveLossAndGradientsOfRowsAlone) {
-  Row lengthy;  // Longer than a block of the attention, source and target.
-  for (int i = 0; i < 600; ++i) {
-    lengthy.ids.push_back((i * 53 + 11) % 384);
-    lengthy.trained.push_back(i >= 310 && i % 5 != 0 ? 1 : 0);
-  }
-  const std::vector<Row> rows = {GoldenRow(), lengthy, {{1, 9, 1}, {0, 1, 1}}};
+  const std::vector<Row> rows = {GoldenRow(), LengthyRow(), {{1, 9, 1}, {0, 1, 1}}};
   std::vector<PackedBatch> alone;
   for (const Row& row : rows) alone.push_back(Pack({row}));
   const auto packed = Differentiate(*model_, {Pack(rows)}, "tuned");
@@ -247,12 +272,47 @@ TEST_P(T5Test, AnAdapterForDecodersAndUnknownModulesAreRefusedByName) {
               HasSubstr("base_model.model.decoder.block.0.layer.1.EncDecAttention.q.lora_A"));
 }
 
-TEST_P(T5Test, FullTuningIsRefusedByName) {
-  const auto model = CausalLm::Load(temp_.path() / "model", {.trainable = true});
-  EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented);
-  EXPECT_THAT(std::string(model.status().message()),
-              HasSubstr("method is full with a T5ForConditionalGeneration; supported for it are "
-                        "sft and qlora"));
+TEST_P(T5Test, InFullTuningTheGradientOfEveryParameterIsThatOfTransformers) {
+  for (const bool checkpointing : {false, true}) {
+    const auto model = LoadTrainable(checkpointing);
+    ExpectParameterGradients(Source() / "full.safetensors", *model, Pack({GoldenRow()}),
+                             precision().loss, precision().gradient);
+  }
+}
+
+TEST_P(T5Test, InFullTuningPackedRowsHaveTheGradientsOfRowsAlone) {
+  const std::vector<Row> rows = {GoldenRow(), LengthyRow(), {{1, 9, 1}, {0, 1, 1}}};
+  std::vector<PackedBatch> alone;
+  for (const Row& row : rows) alone.push_back(Pack({row}));
+  const auto model = LoadTrainable(/*checkpointing=*/false);
+  const auto packed = Differentiate(*model, {Pack(rows)}, "");
+  const auto expected = Differentiate(*model, alone, "");
+  for (size_t i = 0; i < packed.gradients.size(); ++i) {
+    EXPECT_LE(RelativeError(packed.gradients[i], expected.gradients[i]), precision().packing)
+        << "tensor " << i;
+  }
+}
+
+TEST_P(T5Test, InFullTuningCheckpointedGradientsHaveTheSameBits) {
+  const std::vector<PackedBatch> batches = {Pack({GoldenRow(), LengthyRow()}), Pack({GoldenRow()})};
+  const auto plain = LoadTrainable(/*checkpointing=*/false);
+  const auto checkpointed = LoadTrainable(/*checkpointing=*/true);
+  const auto expected = Differentiate(*plain, batches, "", /*training=*/true);
+  const auto gradients = Differentiate(*checkpointed, batches, "", /*training=*/true).gradients;
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    EXPECT_TRUE(at::equal(gradients[i], expected.gradients[i])) << "tensor " << i;
+  }
+}
+
+TEST_P(T5Test, InFullTuningTheGradientOfATensorIsCompleteWhenItsHookIsCalled) {
+  const auto model = LoadTrainable(/*checkpointing=*/true);
+  std::vector<int> calls(model->ParameterTensors().size(), 0);
+  for (size_t i = 0; i < calls.size(); ++i) {
+    torch::autograd::impl::set_post_acc_grad_hooks(model->ParameterTensors()[i].tensor,
+                                                   std::make_unique<CallCounter>(calls[i]));
+  }
+  model->LossSum(Pack({GoldenRow()}), "", /*training=*/true, 0).backward();
+  EXPECT_THAT(calls, testing::Each(1));
 }
 
 TEST(RelativeBiasTest, BucketsAreThoseOfTransformers) {
