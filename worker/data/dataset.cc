@@ -7,7 +7,6 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
-#include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/spec/field.h"
 #include "nlohmann/json.hpp"
@@ -20,9 +19,6 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxCutTokensShown = 256;
 constexpr size_t kMaxTasks = 1000;
-
-// Grows with every change that gives other shards for the same input.
-constexpr absl::string_view kPrepareVersion = "3";
 
 // What is kept of a row until all rows are known.
 struct RowRecord {
@@ -298,25 +294,6 @@ absl::StatusOr<DatasetReport> PrepareDataset(const DataSource& source, const Tex
   LATHE_RETURN_IF_ERROR(ScanRows(source, scan, options.progress,
                                  [&](JudgedRow&& judged) { return preparation.Add(judged); }));
   return preparation.Finish(output);
-}
-
-absl::StatusOr<std::string> ShardKey(absl::string_view data_sha256, absl::string_view format,
-                                     const fs::path& model_dir, absl::string_view template_sha256,
-                                     const JobSpec& spec) {
-  LATHE_ASSIGN_OR_RETURN(const std::string tokenizer, Sha256OfFile(model_dir / "tokenizer.json"));
-  LATHE_ASSIGN_OR_RETURN(const std::string config,
-                         Sha256OfFile(model_dir / "tokenizer_config.json"));
-  const nlohmann::ordered_json parts = {std::string(kPrepareVersion),
-                                        std::string(data_sha256),
-                                        std::string(format),
-                                        tokenizer,
-                                        config,
-                                        std::string(template_sha256),
-                                        spec.max_length,
-                                        spec.on_too_long,
-                                        spec.validation_fraction,
-                                        spec.seed};
-  return Sha256Hex(parts.dump());
 }
 
 }  // namespace lathe

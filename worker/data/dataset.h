@@ -64,10 +64,4 @@ absl::StatusOr<DatasetReport> PrepareDataset(const DataSource& source, const Tex
                                              const std::filesystem::path& output,
                                              const DatasetOptions& options);
 
-// Name of the shards that PrepareDataset makes: sha256 over all that they depend on and the version
-// of this code. `model_dir` is a canonical model folder.
-absl::StatusOr<std::string> ShardKey(absl::string_view data_sha256, absl::string_view format,
-                                     const std::filesystem::path& model_dir,
-                                     absl::string_view template_sha256, const JobSpec& spec);
-
 }  // namespace lathe

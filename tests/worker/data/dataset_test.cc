@@ -253,31 +253,6 @@ TEST_F(DatasetTest, AFileThatChangesBetweenThePassesIsRefused) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
 }
 
-TEST_F(DatasetTest, TheShardKeyChangesWithEverythingThatShardsDependOn) {
-  const std::string data(64, 'a');
-  const std::string text(64, 'b');
-  const fs::path model = "tests/data/tiny-llama";
-  const std::string key = *ShardKey(data, "", model, text, options_.spec);
-  EXPECT_EQ(key.size(), 64U);
-  EXPECT_EQ(*ShardKey(data, "", model, text, options_.spec), key);
-  EXPECT_NE(*ShardKey(text, "", model, text, options_.spec), key);
-  EXPECT_NE(*ShardKey(data, "json", model, text, options_.spec), key);
-  EXPECT_NE(*ShardKey(data, "", model, data, options_.spec), key);
-  for (const auto& [field, value] :
-       std::map<std::string, std::string>{{"max_length", "64"},
-                                          {"on_too_long", "drop"},
-                                          {"validation_fraction", "0.2"},
-                                          {"seed", "2"}}) {
-    JobSpec spec = options_.spec;
-    ASSERT_TRUE(SetDataField(spec, field, value).ok());
-    EXPECT_NE(*ShardKey(data, "", model, text, spec), key) << field;
-  }
-  JobSpec other = options_.spec;
-  other.epochs = 7;
-  EXPECT_EQ(*ShardKey(data, "", model, text, other), key);
-  EXPECT_FALSE(ShardKey(data, "", folder_.path(), text, options_.spec).ok());
-}
-
 TEST(SetDataField, RefusesValuesOutOfRange) {
   JobSpec spec;
   EXPECT_TRUE(SetDataField(spec, "max_length", "16").ok());
