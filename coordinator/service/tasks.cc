@@ -105,7 +105,8 @@ std::string ShardKey(const Job& job) {
   for (const FileRef& file : job.base.files) {
     if (!absl::EndsWith(file.path, ".safetensors")) text_files.push_back(file);
   }
-  return Sha256Hex(absl::StrCat("shards-v1 ", job.dataset_blob.sha256, " ", job.dataset_format, " ",
+  // The number grows with every change that gives other shards for the same input.
+  return Sha256Hex(absl::StrCat("shards-v2 ", job.dataset_blob.sha256, " ", job.dataset_format, " ",
                                 TreeSha256(text_files), " ", job.spec.method, " ",
                                 job.spec.max_length, " ", job.spec.on_too_long, " ",
                                 job.spec.validation_fraction, " ", job.spec.seed));

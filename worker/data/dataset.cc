@@ -126,10 +126,19 @@ std::vector<Side> Split(const Tally& tally, const JobSpec& spec) {
   return SplitRows(tally.split_rows(), spec.validation_fraction, spec.seed);
 }
 
+ScanOptions ScanOptionsFrom(const DatasetOptions& options, const TextModel* model, int threads) {
+  ScanOptions scan;
+  scan.model = model;
+  scan.length = {options.spec.max_length, options.max_positions};
+  scan.too_long = ParseTooLong(options.spec.on_too_long);
+  scan.threads = std::clamp(threads, 1, 64);
+  return scan;
+}
+
 absl::StatusOr<Tally> ScanAll(const DataSource& source, const TextModel* model,
                               const DatasetOptions& options) {
   Tally tally;
-  const ScanOptions scan = ScanOptionsFrom(options.spec, model, options.threads);
+  const ScanOptions scan = ScanOptionsFrom(options, model, options.threads);
   LATHE_RETURN_IF_ERROR(ScanRows(source, scan, options.progress, [&](JudgedRow&& judged) {
     tally.Add(judged);
     return absl::OkStatus();
@@ -239,7 +248,7 @@ absl::StatusOr<DatasetReport> CheckDataset(const DataSource& source, const TextM
 
 absl::StatusOr<DatasetPreview> PreviewRow(const DataSource& source, const TextModel& model,
                                           int64_t row, const DatasetOptions& options) {
-  const ScanOptions scan = ScanOptionsFrom(options.spec, &model, 1);
+  const ScanOptions scan = ScanOptionsFrom(options, &model, 1);
   LATHE_ASSIGN_OR_RETURN(const JudgedRow judged, FindRow(source, row, scan, options.progress));
   if (!judged.good()) {
     const Finding& error = judged.parsed.findings.first_error();
@@ -290,7 +299,7 @@ absl::StatusOr<DatasetReport> PrepareDataset(const DataSource& source, const Tex
         absl::StrCat(source.path.string(), ": ", DescribeProblem(*first.broken_list())));
   }
   Preparation preparation(source, model, options, Split(first, options.spec));
-  const ScanOptions scan = ScanOptionsFrom(options.spec, &model, options.threads);
+  const ScanOptions scan = ScanOptionsFrom(options, &model, options.threads);
   LATHE_RETURN_IF_ERROR(ScanRows(source, scan, options.progress,
                                  [&](JudgedRow&& judged) { return preparation.Add(judged); }));
   return preparation.Finish(output);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,8 @@ namespace lathe {
 // Looked at: max_length, on_too_long, validation_fraction, seed of `spec`, which must be valid.
 struct DatasetOptions {
   JobSpec spec;
+  // The model's (ModelConfig); a row of more tokens is too long whatever max_length is.
+  int64_t max_positions = std::numeric_limits<int64_t>::max();
   int threads = 1;
   ProgressFn progress = [](absl::string_view, int64_t) { return absl::OkStatus(); };
 };

@@ -15,9 +15,13 @@ bool IsRowsFault(const absl::Status& status) {
          absl::IsOutOfRange(status);
 }
 
-void CheckLength(size_t tokens, int max_length, TooLong too_long, Findings& findings) {
-  if (tokens <= static_cast<size_t>(max_length)) return;
-  const std::string sizes = absl::StrCat("has ", tokens, " tokens; max_length is ", max_length);
+void CheckLength(size_t tokens, const RowLength& length, TooLong too_long, Findings& findings) {
+  if (tokens <= static_cast<size_t>(length.tokens())) return;
+  const std::string limit = length.max_length <= length.max_positions
+                                ? absl::StrCat("max_length is ", length.max_length)
+                                : absl::StrCat("the model has ", length.max_positions,
+                                               " positions, max_length is ", length.max_length);
+  const std::string sizes = absl::StrCat("has ", tokens, " tokens; ", limit);
   if (too_long == TooLong::kTruncateAnswer)
     findings.Add(ProblemCode::kTruncated, absl::StrCat(sizes, "; the end is cut off"));
   else
@@ -56,7 +60,7 @@ TooLong ParseTooLong(absl::string_view on_too_long) {
 }
 
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
-                                     int max_length, TooLong too_long, Findings& findings,
+                                     const RowLength& length, TooLong too_long, Findings& findings,
                                      absl::string_view tools) {
   absl::StatusOr<std::vector<RenderedToken>> rendered =
       model.Render(WithFittingArguments(model.traits(), conversation),
@@ -71,8 +75,8 @@ absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation&
   }
   row.rendered = *std::move(rendered);
   CheckShown(model.traits(), conversation, tools, findings);
-  CheckLength(row.rendered.size(), max_length, too_long, findings);
-  const size_t kept = std::min(row.rendered.size(), static_cast<size_t>(max_length));
+  CheckLength(row.rendered.size(), length, too_long, findings);
+  const size_t kept = std::min(row.rendered.size(), static_cast<size_t>(length.tokens()));
   row.ids.reserve(kept);
   row.trained.reserve(kept);
   for (size_t i = 0; i < kept; ++i) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -24,18 +25,26 @@ struct EncodedRow {
   TokenRow view(int64_t row) const { return TokenRow{ids, trained, row}; }
 };
 
+// Tokens a row may have.
+struct RowLength {
+  int64_t max_length = 2048;                                    // JobSpec::max_length.
+  int64_t max_positions = std::numeric_limits<int64_t>::max();  // The model's.
+
+  int64_t tokens() const { return max_length < max_positions ? max_length : max_positions; }
+};
+
 enum class TooLong { kTruncateAnswer, kDrop, kError };
 // REQUIRES: a valid JobSpec::on_too_long.
 TooLong ParseTooLong(absl::string_view on_too_long);
 
-// A row of more than `max_length` tokens loses its end, which is the answer (kTruncateAnswer, with
+// A row of more than `length` tokens loses its end, which is the answer (kTruncateAnswer, with
 // the warning kTruncated), or is refused with kTooLong. Refused as well: what the template refuses
 // or, of an encoder-decoder, is not one question and one answer; and a row of whose trained tokens
 // none is left, or of an answer that is nothing but calls that the template does not show. What
 // else of `tools` (a JSON list, or empty), calls and thoughts it does not show is a warning. If
 // `findings` has an error the row must not be used. A status is a fault of ours.
 absl::StatusOr<EncodedRow> EncodeRow(const TextModel& model, const Conversation& conversation,
-                                     int max_length, TooLong too_long, Findings& findings,
+                                     const RowLength& length, TooLong too_long, Findings& findings,
                                      absl::string_view tools = "");
 
 // Why a token is there: "template", "tools" (the list of tools), "system", "user", "tool" (what a

@@ -47,15 +47,6 @@ std::vector<Judged> JudgeBatch(const std::vector<RawRow>& batch, const ScanOptio
 
 }  // namespace
 
-ScanOptions ScanOptionsFrom(const JobSpec& spec, const TextModel* model, int threads) {
-  ScanOptions options;
-  options.model = model;
-  options.max_length = spec.max_length;
-  options.too_long = ParseTooLong(spec.on_too_long);
-  options.threads = std::clamp(threads, 1, 64);
-  return options;
-}
-
 absl::StatusOr<JudgedRow> JudgeRow(const RawRow& raw, const ScanOptions& options) {
   JudgedRow judged;
   judged.row = raw.row;
@@ -67,8 +58,8 @@ absl::StatusOr<JudgedRow> JudgeRow(const RawRow& raw, const ScanOptions& options
   judged.parsed = ParseRow(raw.text);
   if (options.model == nullptr || !judged.parsed.row) return judged;
   absl::StatusOr<EncodedRow> encoded =
-      EncodeRow(*options.model, judged.parsed.row->conversation, options.max_length,
-                options.too_long, judged.parsed.findings, judged.parsed.row->tools);
+      EncodeRow(*options.model, judged.parsed.row->conversation, options.length, options.too_long,
+                judged.parsed.findings, judged.parsed.row->tools);
   if (!encoded.ok())
     return Annotate(encoded.status(), absl::StrCat("line ", raw.line, " (row ", raw.row, ")"));
   judged.encoded = *std::move(encoded);

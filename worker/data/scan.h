@@ -7,7 +7,6 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "common/spec/job_spec.h"
 #include "worker/data/encode.h"
 #include "worker/data/row.h"
 #include "worker/data/row_reader.h"
@@ -36,13 +35,11 @@ struct JudgedRow {
 
 struct ScanOptions {
   const TextModel* model = nullptr;  // Null: rows are parsed only. Must outlive the scan.
-  int max_length = 2048;
+  RowLength length;
   TooLong too_long = TooLong::kTruncateAnswer;
   int threads = 1;  // Rows are judged on that many threads; the order does not depend on it.
   RowLimits limits;
 };
-
-ScanOptions ScanOptionsFrom(const JobSpec& spec, const TextModel* model, int threads);
 
 // Pure.
 absl::StatusOr<JudgedRow> JudgeRow(const RawRow& raw, const ScanOptions& options);

@@ -19,6 +19,7 @@
 #include "worker/formats/gguf_export.h"
 #include "worker/formats/import.h"
 #include "worker/formats/merge.h"
+#include "worker/formats/model_config.h"
 
 namespace lathe {
 namespace {
@@ -53,6 +54,14 @@ absl::StatusOr<DatasetOptions> OptionsOf(const Arguments& arguments) {
     LATHE_RETURN_IF_ERROR(SetDataField(options.spec, parts[0], parts[1]));
   }
   return options;
+}
+
+// Sets what rows may not be longer than.
+absl::StatusOr<std::unique_ptr<TextModel>> LoadModel(const Arguments& arguments,
+                                                     DatasetOptions& options) {
+  LATHE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(arguments.model));
+  options.max_positions = config.max_positions;
+  return TextModel::Load(arguments.model);
 }
 
 std::string CountsText(const std::map<std::string, int64_t>& counts) {
@@ -98,10 +107,10 @@ void Print(const Arguments& arguments, const DatasetReport& report) {
 }
 
 absl::Status Check(const Arguments& arguments) {
-  LATHE_ASSIGN_OR_RETURN(const DatasetOptions options, OptionsOf(arguments));
+  LATHE_ASSIGN_OR_RETURN(DatasetOptions options, OptionsOf(arguments));
   std::unique_ptr<TextModel> model;
   if (!arguments.model.empty()) {
-    LATHE_ASSIGN_OR_RETURN(model, TextModel::Load(arguments.model));
+    LATHE_ASSIGN_OR_RETURN(model, LoadModel(arguments, options));
   }
   LATHE_ASSIGN_OR_RETURN(const DatasetReport report,
                          CheckDataset(SourceOf(arguments), model.get(), options));
@@ -112,8 +121,8 @@ absl::Status Check(const Arguments& arguments) {
 }
 
 absl::Status Preview(const Arguments& arguments) {
-  LATHE_ASSIGN_OR_RETURN(const DatasetOptions options, OptionsOf(arguments));
-  LATHE_ASSIGN_OR_RETURN(const auto model, TextModel::Load(arguments.model));
+  LATHE_ASSIGN_OR_RETURN(DatasetOptions options, OptionsOf(arguments));
+  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(arguments, options));
   LATHE_ASSIGN_OR_RETURN(const DatasetPreview preview,
                          PreviewRow(SourceOf(arguments), *model, arguments.row, options));
   if (arguments.json)
@@ -124,8 +133,8 @@ absl::Status Preview(const Arguments& arguments) {
 }
 
 absl::Status Prepare(const Arguments& arguments) {
-  LATHE_ASSIGN_OR_RETURN(const DatasetOptions options, OptionsOf(arguments));
-  LATHE_ASSIGN_OR_RETURN(const auto model, TextModel::Load(arguments.model));
+  LATHE_ASSIGN_OR_RETURN(DatasetOptions options, OptionsOf(arguments));
+  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(arguments, options));
   LATHE_ASSIGN_OR_RETURN(const DatasetReport report,
                          PrepareDataset(SourceOf(arguments), *model, arguments.out, options));
   Print(arguments, report);

@@ -11,6 +11,7 @@
 #include "common/spec_proto/job_spec_proto.h"
 #include "worker/data/dataset.h"
 #include "worker/formats/import.h"
+#include "worker/formats/model_config.h"
 #include "worker/prepare/report_proto.h"
 
 namespace lathe {
@@ -36,8 +37,12 @@ absl::Status SetMaxLength(int64_t max_length, JobSpec& spec) {
   return SetDataField(spec, "max_length", absl::StrCat(wanted));
 }
 
-absl::StatusOr<std::unique_ptr<TextModel>> LoadModel(const std::string& folder, ParentLink& link) {
+// Sets what rows may not be longer than.
+absl::StatusOr<std::unique_ptr<TextModel>> LoadModel(const std::string& folder, ParentLink& link,
+                                                     DatasetOptions& options) {
   LATHE_RETURN_IF_ERROR(link.Report("load", 0));
+  LATHE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(folder));
+  options.max_positions = config.max_positions;
   return TextModel::Load(folder);
 }
 
@@ -66,7 +71,7 @@ absl::StatusOr<Done> Check(const internal::v1::CheckTask& task, DatasetOptions o
   LATHE_RETURN_IF_ERROR(SetMaxLength(task.max_length(), options.spec));
   std::unique_ptr<TextModel> model;
   if (!task.model_dir().empty()) {
-    LATHE_ASSIGN_OR_RETURN(model, LoadModel(task.model_dir(), link));
+    LATHE_ASSIGN_OR_RETURN(model, LoadModel(task.model_dir(), link, options));
   }
   LATHE_ASSIGN_OR_RETURN(const DatasetReport report,
                          CheckDataset({task.data_path(), task.format()}, model.get(), options));
@@ -79,7 +84,7 @@ absl::StatusOr<Done> Check(const internal::v1::CheckTask& task, DatasetOptions o
 absl::StatusOr<Done> Preview(const internal::v1::PreviewTask& task, DatasetOptions options,
                              ParentLink& link) {
   LATHE_RETURN_IF_ERROR(SetMaxLength(task.max_length(), options.spec));
-  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(task.model_dir(), link));
+  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(task.model_dir(), link, options));
   LATHE_ASSIGN_OR_RETURN(const DatasetPreview preview, PreviewRow({task.data_path(), task.format()},
                                                                   *model, task.row(), options));
   Done done;
@@ -92,7 +97,7 @@ absl::StatusOr<Done> Prepare(const internal::v1::PrepareTask& task, DatasetOptio
                              ParentLink& link) {
   LATHE_ASSIGN_OR_RETURN(options.spec, FromProto(task.spec()));
   LATHE_RETURN_IF_ERROR(ValidateForData(options.spec));
-  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(task.model_dir(), link));
+  LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(task.model_dir(), link, options));
   LATHE_ASSIGN_OR_RETURN(
       const DatasetReport report,
       PrepareDataset({task.data_path(), task.format()}, *model, task.output_dir(), options));

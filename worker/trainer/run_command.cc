@@ -17,6 +17,7 @@
 #include "worker/data/dataset.h"
 #include "worker/engine/dist/communicator_gloo.h"
 #include "worker/formats/import.h"
+#include "worker/formats/model_config.h"
 #include "worker/formats/peft.h"
 #include "worker/text/text_model.h"
 #include "worker/trainer/child_processes.h"
@@ -57,8 +58,10 @@ absl::Status Import(const Run& run) {
 absl::Status Prepare(const Run& run) {
   Say(absl::StrCat("prepare ", run.plan.dataset.string()));
   LATHE_ASSIGN_OR_RETURN(const std::unique_ptr<TextModel> text, TextModel::Load(run.model_dir()));
+  LATHE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(run.model_dir()));
   DatasetOptions options;
   options.spec = run.plan.spec;
+  options.max_positions = config.max_positions;
   LATHE_ASSIGN_OR_RETURN(
       const DatasetReport report,
       PrepareDataset({.path = run.plan.dataset, .format = ""}, *text, run.shard_dir(), options));

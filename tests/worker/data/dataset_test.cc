@@ -132,7 +132,7 @@ TEST_F(DatasetTest, ShardsHoldTheRowsOfTheirSide) {
   EXPECT_EQ(training.template_sha256(), Model().template_sha256());
   const EncodedRow expected = *[] {
     Findings findings;
-    return EncodeRow(Model(), {{Role::kUser, "c", true}, {Role::kAssistant, "d", true}}, 2048,
+    return EncodeRow(Model(), {{Role::kUser, "c", true}, {Role::kAssistant, "d", true}}, {},
                      TooLong::kError, findings);
   }();
   EXPECT_EQ(RowSha256(training.row(0)), RowSha256(expected.view(0)));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -21,7 +22,7 @@ Findings last_findings;
 EncodedRow Encode(const Conversation& conversation, int max_length = 2048,
                   TooLong too_long = TooLong::kTruncateAnswer) {
   last_findings = Findings();
-  return *EncodeRow(Model(), conversation, max_length, too_long, last_findings);
+  return *EncodeRow(Model(), conversation, {.max_length = max_length}, too_long, last_findings);
 }
 
 std::string FirstCode() { return std::string(ProblemName(last_findings.list().at(0).code)); }
@@ -119,6 +120,24 @@ TEST(EncodeRow, DropAndErrorRefuseATooLongRow) {
   }
 }
 
+TEST(EncodeRow, TheModelsPositionsLimitARowToo) {
+  const auto encode = [](const RowLength& length, TooLong too_long) {
+    last_findings = {};
+    return *EncodeRow(Model(), kTwoTurns, length, too_long, last_findings);
+  };
+  const auto whole = static_cast<int64_t>(Encode(kTwoTurns).ids.size());
+  const RowLength length = {.max_length = 2048, .max_positions = whole - 3};
+  EXPECT_EQ(encode(length, TooLong::kTruncateAnswer).ids.size(), static_cast<size_t>(whole - 3));
+  EXPECT_EQ(FirstCode(), "truncated");
+  EXPECT_EQ(last_findings.list()[0].reason,
+            absl::StrCat("has ", whole, " tokens; the model has ", whole - 3,
+                         " positions, max_length is 2048; the end is cut off"));
+  encode(length, TooLong::kError);
+  EXPECT_TRUE(last_findings.refused());
+  encode({.max_length = 2048, .max_positions = whole}, TooLong::kError);
+  EXPECT_THAT(last_findings.list(), IsEmpty());
+}
+
 TEST(EncodeRow, ARowWithoutATrainedTokenAfterTheCutIsRefused) {
   Encode(kTwoTurns, 16);
   ASSERT_TRUE(last_findings.refused());
@@ -140,7 +159,8 @@ std::unique_ptr<TextModel> LoadEncoderDecoder() {
 EncodedRow EncodeSource(const Conversation& conversation, int max_length = 2048) {
   static const TextModel* const model = LoadEncoderDecoder().release();
   last_findings = Findings();
-  return *EncodeRow(*model, conversation, max_length, TooLong::kTruncateAnswer, last_findings);
+  return *EncodeRow(*model, conversation, {.max_length = max_length}, TooLong::kTruncateAnswer,
+                    last_findings);
 }
 
 const Conversation kOneTurn = {{Role::kUser, "one", true}, {Role::kAssistant, "answer", true}};

@@ -58,7 +58,7 @@ Encoded Encode(const TextModel& model, const std::string& json) {
   const ParsedRow parsed = ParseRow(json);
   EXPECT_TRUE(parsed.row.has_value()) << parsed.findings.list()[0].reason;
   Encoded encoded;
-  encoded.row = *EncodeRow(model, parsed.row->conversation, 2048, TooLong::kError, encoded.findings,
+  encoded.row = *EncodeRow(model, parsed.row->conversation, {}, TooLong::kError, encoded.findings,
                            parsed.row->tools);
   return encoded;
 }
