@@ -8,8 +8,8 @@
 #include <functional>
 #include <string>
 
-#include "worker/engine/model/causal_lm.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model.h"
+#include "worker/engine/model/language_model_tensors.h"
 
 // usage: lathe-step-bench MODEL_DIR [THREADS [TOKENS [LABELS [STEPS]]]]
 // Forward and backward passes of one packed micro-batch of three documents, LoRA rank 8 on all
@@ -53,7 +53,7 @@ void Measure(const char* what, int count, int tokens, const std::function<void()
 
 int Run(const std::string& dir, int threads, int tokens, int labels, int steps) {
   at::set_num_threads(threads);
-  auto loaded = CausalLm::Load(dir, {});
+  auto loaded = LanguageModel::Load(dir, {});
   if (loaded.ok()) {
     const absl::Status status = (*loaded)->AddAdapter("tuned", {}, 1);
     if (!status.ok()) loaded = status;
@@ -62,7 +62,7 @@ int Run(const std::string& dir, int threads, int tokens, int labels, int steps) 
     std::fprintf(stderr, "%s\n", loaded.status().ToString().c_str());
     return 1;
   }
-  CausalLm& model = **loaded;
+  LanguageModel& model = **loaded;
   const PackedBatch batch = MakeBatch(tokens, labels, model.config().vocab_size);
   std::printf("%d tokens, %d labels, %d threads\n", tokens, labels, threads);
   Measure("forward+backward", steps, tokens,

@@ -9,7 +9,7 @@
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/formats/peft.h"
 
 namespace lathe {
@@ -18,7 +18,7 @@ namespace {
 constexpr char kReadBack[] = "read back from the export";
 
 // `kept` owns what the views show.
-std::vector<TensorView> Views(CausalLm& model, const std::string& name,
+std::vector<TensorView> Views(LanguageModel& model, const std::string& name,
                               std::vector<at::Tensor>& kept) {
   std::vector<TensorView> views;
   for (const AdapterTensor& entry : model.AdapterTensors(name)) {
@@ -33,7 +33,7 @@ std::vector<TensorView> Views(CausalLm& model, const std::string& name,
   return views;
 }
 
-absl::Status Compare(CausalLm& model, const std::string& name) {
+absl::Status Compare(LanguageModel& model, const std::string& name) {
   const std::vector<AdapterTensor> live = model.AdapterTensors(name);
   const std::vector<AdapterTensor> read = model.AdapterTensors(kReadBack);
   if (live.size() != read.size()) {
@@ -52,14 +52,15 @@ absl::Status Compare(CausalLm& model, const std::string& name) {
   return absl::OkStatus();
 }
 
-absl::Status Verify(CausalLm& model, const std::string& name, const std::filesystem::path& dir) {
+absl::Status Verify(LanguageModel& model, const std::string& name,
+                    const std::filesystem::path& dir) {
   LATHE_RETURN_IF_ERROR(model.LoadAdapter(kReadBack, dir));
   const absl::Status status = Compare(model, name);
   model.RemoveAdapter(kReadBack);
   return status;
 }
 
-absl::StatusOr<std::string> WriteTo(CausalLm& model, const std::string& name,
+absl::StatusOr<std::string> WriteTo(LanguageModel& model, const std::string& name,
                                     const std::filesystem::path& dir,
                                     const std::string& base_model) {
   AdapterConfig config = model.GetAdapterConfig(name);
@@ -72,7 +73,7 @@ absl::StatusOr<std::string> WriteTo(CausalLm& model, const std::string& name,
 
 }  // namespace
 
-absl::StatusOr<std::string> ExportAdapter(CausalLm& model, const std::string& name,
+absl::StatusOr<std::string> ExportAdapter(LanguageModel& model, const std::string& name,
                                           const ExportOptions& options) {
   if (!options.output_dir.empty()) {
     return WriteTo(model, name, options.output_dir, options.base_model);

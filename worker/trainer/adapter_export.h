@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 namespace lathe {
 
@@ -16,7 +16,7 @@ struct ExportOptions {
 // Writes adapter `name` as a PEFT folder in F32, loads the files again and compares every tensor
 // with the live one. Returns the sha256 of adapter_model.safetensors, which depends on the tensors
 // alone. ResourceExhausted: the disk is full. DataLoss: the files are not what was written.
-absl::StatusOr<std::string> ExportAdapter(CausalLm& model, const std::string& name,
+absl::StatusOr<std::string> ExportAdapter(LanguageModel& model, const std::string& name,
                                           const ExportOptions& options);
 
 }  // namespace lathe

@@ -12,7 +12,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "worker/data/shard.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 #include "worker/formats/safetensors.h"
 #include "worker/text/text_model.h"
 #include "worker/trainer/child_processes.h"
@@ -96,8 +96,9 @@ absl::Status Answer(const AnswerCommand& command) {
   LATHE_RETURN_IF_ERROR(CheckTemplate(request.model_dir, canary));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(request.base_storage));
   LATHE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<CausalLm> model,
-      CausalLm::Load(request.model_dir, {.storage = storage, .cuda_device = request.cuda_device}));
+      const std::unique_ptr<LanguageModel> model,
+      LanguageModel::Load(request.model_dir,
+                          {.storage = storage, .cuda_device = request.cuda_device}));
   if (request.adapter_dir.empty()) {
     return WriteAnswers(AnswerCanary(*model, canary.rows, ""), command.output);
   }

@@ -11,7 +11,8 @@ namespace lathe {
 absl::StatusOr<std::unique_ptr<ChatEngine>> ChatEngine::Load(const std::filesystem::path& model_dir,
                                                              const ModelOptions& options) {
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<TextModel> text, TextModel::Load(model_dir));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, CausalLm::Load(model_dir, options));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<LanguageModel> model,
+                         LanguageModel::Load(model_dir, options));
   return std::unique_ptr<ChatEngine>(new ChatEngine(std::move(text), std::move(model)));
 }
 

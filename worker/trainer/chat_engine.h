@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "worker/engine/generate/batch_generator.h"
 #include "worker/engine/generate/generate.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 #include "worker/text/conversation.h"
 #include "worker/text/text_model.h"
 
@@ -53,7 +53,7 @@ class ChatEngine {
  private:
   static constexpr size_t kMaxAdapters = 8;  // More, while they are in use.
 
-  ChatEngine(std::unique_ptr<TextModel> text, std::unique_ptr<CausalLm> model)
+  ChatEngine(std::unique_ptr<TextModel> text, std::unique_ptr<LanguageModel> model)
       : text_(std::move(text)), model_(std::move(model)), generator_(*model_) {}
 
   // Loads the adapter if it is not there; returns its name, empty for the base.
@@ -61,7 +61,7 @@ class ChatEngine {
   void TrimAdapters();
 
   std::unique_ptr<TextModel> text_;
-  std::unique_ptr<CausalLm> model_;
+  std::unique_ptr<LanguageModel> model_;
   BatchGenerator generator_;
   std::deque<std::string> adapters_;  // Names of the loaded ones, last used last.
 };

@@ -9,7 +9,7 @@
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/safetensors.h"
 
@@ -22,7 +22,7 @@ constexpr char kWeights[] = "model.safetensors";
 constexpr size_t kMaxFileBytes = size_t{64} << 20;
 
 // `kept` owns what the views show.
-std::vector<TensorView> Views(CausalLm& model, std::vector<at::Tensor>& kept) {
+std::vector<TensorView> Views(LanguageModel& model, std::vector<at::Tensor>& kept) {
   for (const AdapterTensor& entry : model.ParameterTensors()) {
     kept.push_back(entry.tensor.detach().to(at::kFloat).contiguous());
   }
@@ -66,7 +66,7 @@ absl::Status WriteTo(const fs::path& output, const fs::path& source,
 
 }  // namespace
 
-absl::StatusOr<std::string> ExportModel(CausalLm& model, const fs::path& source_dir,
+absl::StatusOr<std::string> ExportModel(LanguageModel& model, const fs::path& source_dir,
                                         const fs::path& output_dir) {
   std::vector<at::Tensor> kept;
   const std::vector<TensorView> views = Views(model, kept);

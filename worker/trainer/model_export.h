@@ -4,7 +4,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 namespace lathe {
 
@@ -13,7 +13,8 @@ namespace lathe {
 // at all. `output_dir` empty: nothing is written, only the hash is wanted.
 // Returns the sha256 of model.safetensors, which depends on the parameters alone.
 // ResourceExhausted: the disk is full. DataLoss: the file is not what was written.
-absl::StatusOr<std::string> ExportModel(CausalLm& model, const std::filesystem::path& source_dir,
+absl::StatusOr<std::string> ExportModel(LanguageModel& model,
+                                        const std::filesystem::path& source_dir,
                                         const std::filesystem::path& output_dir);
 
 }  // namespace lathe

@@ -14,7 +14,7 @@
 #include "common/base/status.h"
 #include "nlohmann/json.hpp"
 #include "worker/engine/generate/greedy.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 #include "worker/formats/safetensors.h"
 #include "worker/trainer/cuda_group.h"
 #include "worker/trainer/torch_guard.h"
@@ -86,7 +86,7 @@ absl::StatusOr<std::vector<int64_t>> EndIds(const std::filesystem::path& model_d
   return ids;
 }
 
-absl::Status WriteLogits(CausalLm& model, const Prompts& prompts, bool has_adapter,
+absl::Status WriteLogits(LanguageModel& model, const Prompts& prompts, bool has_adapter,
                          const std::filesystem::path& path) {
   std::vector<at::Tensor> kept;
   std::vector<TensorView> views;
@@ -107,7 +107,7 @@ absl::Status WriteLogits(CausalLm& model, const Prompts& prompts, bool has_adapt
   return WriteSafetensors(path, views);
 }
 
-absl::Status WriteGreedy(CausalLm& model, const Prompts& prompts,
+absl::Status WriteGreedy(LanguageModel& model, const Prompts& prompts,
                          const std::vector<int64_t>& end_ids, bool has_adapter,
                          const std::filesystem::path& path) {
   nlohmann::json json = {{"base", nlohmann::json::array()}};
@@ -136,8 +136,8 @@ absl::Status Probe(const ProbeCommand& command) {
   LATHE_ASSIGN_OR_RETURN(const std::vector<int64_t> end_ids, EndIds(command.model_dir));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(command.base_storage));
   LATHE_ASSIGN_OR_RETURN(
-      const std::unique_ptr<CausalLm> model,
-      CausalLm::Load(command.model_dir, {.storage = storage, .cuda_device = cuda ? 0 : -1}));
+      const std::unique_ptr<LanguageModel> model,
+      LanguageModel::Load(command.model_dir, {.storage = storage, .cuda_device = cuda ? 0 : -1}));
   const bool has_adapter = !command.adapter_dir.empty();
   if (has_adapter) LATHE_RETURN_IF_ERROR(model->LoadAdapter(kAdapter, command.adapter_dir));
   LATHE_RETURN_IF_ERROR(MakeFolder(command.output_dir));

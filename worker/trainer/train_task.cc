@@ -18,7 +18,7 @@
 #include "worker/data/shard.h"
 #include "worker/engine/eval/canary.h"
 #include "worker/engine/eval/held_out.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/engine/train/trainer.h"
 #include "worker/formats/model_config.h"
 #include "worker/trainer/adapter_export.h"
@@ -71,7 +71,7 @@ absl::Status CheckMemory(const TrainTask& task) {
 }
 
 // Puts the parent's tensors in the place of a new adapter's: they start from the same bytes.
-absl::Status StartFromParent(CausalLm& model, const std::filesystem::path& dir) {
+absl::Status StartFromParent(LanguageModel& model, const std::filesystem::path& dir) {
   LATHE_RETURN_IF_ERROR(Annotate(model.LoadAdapter(kParent, dir), "parent_model"));
   const std::vector<AdapterTensor> parent = model.AdapterTensors(kParent);
   const std::vector<AdapterTensor> own = model.AdapterTensors(kAdapter);
@@ -93,22 +93,23 @@ absl::Status StartFromParent(CausalLm& model, const std::filesystem::path& dir) 
 
 // What lives through the whole task.
 struct Session {
-  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<LanguageModel> model;
   std::string adapter;  // Empty: every parameter is trained.
   Shard train;
   Shard validation;
 };
 
-absl::StatusOr<std::unique_ptr<CausalLm>> LoadModel(const TrainTask& task, int cuda_device) {
+absl::StatusOr<std::unique_ptr<LanguageModel>> LoadModel(const TrainTask& task, int cuda_device) {
   const bool full = IsFullTuning(task.spec);
   if (full) LATHE_RETURN_IF_ERROR(CheckMemory(task));
   LATHE_ASSIGN_OR_RETURN(const BaseStorage storage, ParseBaseStorage(BaseStorageOf(task.spec)));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model,
-                         CausalLm::Load(task.model_dir, {.storage = storage,
-                                                         .cuda_device = cuda_device,
-                                                         .activation_checkpointing =
-                                                             task.spec.activation_checkpointing,
-                                                         .trainable = full}));
+  LATHE_ASSIGN_OR_RETURN(
+      std::unique_ptr<LanguageModel> model,
+      LanguageModel::Load(task.model_dir,
+                          {.storage = storage,
+                           .cuda_device = cuda_device,
+                           .activation_checkpointing = task.spec.activation_checkpointing,
+                           .trainable = full}));
   if (full) return model;
   LATHE_RETURN_IF_ERROR(
       model->AddAdapter(kAdapter, LoraOf(task.spec.lora), static_cast<uint64_t>(task.spec.seed)));
@@ -122,7 +123,7 @@ absl::StatusOr<Session> LoadSession(const TrainTask& task, int cuda_device) {
     return absl::InvalidArgumentError("train.shard has no rows; needs at least 1");
   }
   LATHE_ASSIGN_OR_RETURN(Shard validation, OpenShard(task.shard_dir, "validation.shard"));
-  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<CausalLm> model, LoadModel(task, cuda_device));
+  LATHE_ASSIGN_OR_RETURN(std::unique_ptr<LanguageModel> model, LoadModel(task, cuda_device));
   return Session{std::move(model), IsFullTuning(task.spec) ? "" : kAdapter, std::move(train),
                  std::move(validation)};
 }

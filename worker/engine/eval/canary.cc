@@ -25,7 +25,7 @@ CanaryRow CutRow(const TokenRow& row) {
 }
 
 // As many tokens as the model has positions for; the last one needs none.
-GreedyPrompt PromptOf(const CausalLm& model, const CanaryRow& row) {
+GreedyPrompt PromptOf(const LanguageModel& model, const CanaryRow& row) {
   std::vector<int32_t> prompt(row.ids.begin(), row.ids.begin() + row.first_label + 1);
   const int64_t room = model.config().max_positions - static_cast<int64_t>(prompt.size()) + 1;
   return {std::move(prompt), std::min(kCanaryNewTokens, room)};
@@ -47,7 +47,7 @@ std::vector<CanaryRow> CanaryRows(const Shard& shard) {
   return rows;
 }
 
-CanaryAnswers AnswerCanary(CausalLm& model, const std::vector<CanaryRow>& rows,
+CanaryAnswers AnswerCanary(LanguageModel& model, const std::vector<CanaryRow>& rows,
                            const std::string& adapter) {
   CanaryAnswers answers;
   std::vector<at::Tensor> logits;

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "worker/data/shard.h"
 #include "worker/engine/eval/parity.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 // A small fixed batch that a trained model and the model loaded from its export both answer. They
 // run the same code on the same numbers, so their answers are equal but for what the export lost.
@@ -40,7 +40,7 @@ struct CanaryAnswers {
 };
 
 // Throws what libtorch throws. REQUIRES: `rows` is not empty.
-CanaryAnswers AnswerCanary(CausalLm& model, const std::vector<CanaryRow>& rows,
+CanaryAnswers AnswerCanary(LanguageModel& model, const std::vector<CanaryRow>& rows,
                            const std::string& adapter);
 
 // DataLoss: the two are of different sizes.

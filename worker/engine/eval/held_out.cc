@@ -27,7 +27,7 @@ StepPlan PlanAll(const Shard& rows, int64_t micro_batch_tokens) {
 
 }  // namespace
 
-absl::StatusOr<Evaluation> EvaluateHeldOut(CausalLm& model, const std::string& adapter,
+absl::StatusOr<Evaluation> EvaluateHeldOut(LanguageModel& model, const std::string& adapter,
                                            const Shard& rows, int64_t micro_batch_tokens,
                                            Communicator& group, TrainObserver& observer) {
   Evaluation evaluation;

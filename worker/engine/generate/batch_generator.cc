@@ -42,7 +42,7 @@ struct BatchGenerator::Sequence {
   bool ended = false;
 };
 
-BatchGenerator::BatchGenerator(CausalLm& model) : model_(model) {}
+BatchGenerator::BatchGenerator(LanguageModel& model) : model_(model) {}
 BatchGenerator::~BatchGenerator() = default;
 
 absl::Status BatchGenerator::Add(const std::vector<int32_t>& prompt, const std::string& adapter,

@@ -9,7 +9,7 @@
 
 #include "absl/status/status.h"
 #include "worker/engine/generate/generate.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 namespace lathe {
 
@@ -22,7 +22,7 @@ class BatchGenerator {
   using EndCallback = std::function<void(const Generation&)>;
 
   // `model` must outlive it.
-  explicit BatchGenerator(CausalLm& model);
+  explicit BatchGenerator(LanguageModel& model);
   ~BatchGenerator();
 
   // Continues `prompt`, or answers it where it is an encoder-decoder's source; it is read in a
@@ -51,7 +51,7 @@ class BatchGenerator {
   // Takes the next token; true: that was the last one.
   static bool Take(Sequence& sequence, const at::Tensor& logits);
 
-  CausalLm& model_;
+  LanguageModel& model_;
   std::list<std::unique_ptr<Sequence>> open_;
   int64_t num_passes_ = 0;
 };

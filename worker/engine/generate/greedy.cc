@@ -8,7 +8,7 @@
 
 namespace lathe {
 
-std::vector<std::vector<int32_t>> GreedyIds(CausalLm& model,
+std::vector<std::vector<int32_t>> GreedyIds(LanguageModel& model,
                                             const std::vector<GreedyPrompt>& prompts,
                                             const std::vector<int64_t>& end_ids,
                                             const std::string& adapter) {

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 namespace lathe {
 
@@ -16,7 +16,7 @@ struct GreedyPrompt {
 // For each prompt the most likely token again and again, up to and with the first of `end_ids`:
 // transformers' generate(do_sample=False). All of them together, one pass per token. Throws what
 // libtorch throws.
-std::vector<std::vector<int32_t>> GreedyIds(CausalLm& model,
+std::vector<std::vector<int32_t>> GreedyIds(LanguageModel& model,
                                             const std::vector<GreedyPrompt>& prompts,
                                             const std::vector<int64_t>& end_ids,
                                             const std::string& adapter);

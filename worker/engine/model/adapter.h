@@ -9,8 +9,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
-#include "worker/engine/model/causal_lm.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/engine/model/weights.h"
 #include "worker/engine/ops/lora_linear.h"
 
@@ -29,14 +29,14 @@ struct Adapter {
 // The frozen layers of one projection of one layer.
 using FrozenLayers = std::function<const LinearGroup&(int64_t layer, Projection projection)>;
 
-// CausalLm::AddAdapter. Tensors have the type and the device of `like`. DoRA's magnitudes start as
-// the row norms of `base`. InvalidArgument: an option out of range, or an unknown module.
+// LanguageModel::AddAdapter. Tensors have the type and the device of `like`. DoRA's magnitudes
+// start as the row norms of `base`. InvalidArgument: an option out of range, or an unknown module.
 absl::StatusOr<Adapter> MakeAdapter(const ModelConfig& config, const LoraOptions& options,
                                     uint64_t seed, const at::TensorOptions& like,
                                     const FrozenLayers& base);
 
-// CausalLm::LoadAdapter. InvalidArgument: a tensor is missing, extra or has another shape, or the
-// configuration asks for what Lathe does not have.
+// LanguageModel::LoadAdapter. InvalidArgument: a tensor is missing, extra or has another shape, or
+// the configuration asks for what Lathe does not have.
 absl::StatusOr<Adapter> ReadAdapter(const ModelConfig& config, const std::filesystem::path& dir,
                                     const at::TensorOptions& like);
 

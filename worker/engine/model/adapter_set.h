@@ -10,7 +10,7 @@
 
 #include "absl/status/status.h"
 #include "worker/engine/model/adapter.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 #include "worker/engine/model/weights.h"
 #include "worker/formats/decoder_layout.h"
 
@@ -18,7 +18,7 @@ namespace lathe {
 
 // The named adapters of one model, whose config and layers outlive it; their tensors have the type
 // and the device of `like`. Thread-compatible. Errors
-// are those of CausalLm's methods of the same names.
+// are those of LanguageModel's methods of the same names.
 class AdapterSet {
  public:
   AdapterSet(const ModelConfig& config, const std::vector<LayerWeights>& layers,

@@ -5,8 +5,8 @@
 
 #include "worker/engine/model/adapter_set.h"
 #include "worker/engine/model/architectures.h"
-#include "worker/engine/model/causal_lm_tensors.h"
 #include "worker/engine/model/check_batch.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/engine/model/layer_cache.h"
 #include "worker/engine/model/rope_frequencies.h"
 #include "worker/engine/ops/attention.h"
@@ -56,7 +56,7 @@ struct Pass {
   std::function<at::Tensor(int64_t, const at::Tensor&)> attend;
 };
 
-class LlamaLm final : public CausalLm {
+class LlamaLm final : public LanguageModel {
  public:
   LlamaLm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
       : config_(std::move(config)),
@@ -118,7 +118,7 @@ class LlamaLm final : public CausalLm {
     return std::make_unique<LlamaCache>(config_.num_layers);
   }
 
-  using CausalLm::Extend;
+  using LanguageModel::Extend;
   at::Tensor Extend(const std::vector<SequencePart>& parts, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const CachedBatch batch = Gather(parts);
@@ -273,8 +273,8 @@ class LlamaLm final : public CausalLm {
 
 }  // namespace
 
-std::unique_ptr<CausalLm> MakeDecoder(ModelConfig config, ModelWeights weights,
-                                      const ModelOptions& options) {
+std::unique_ptr<LanguageModel> MakeDecoder(ModelConfig config, ModelWeights weights,
+                                           const ModelOptions& options) {
   return std::make_unique<LlamaLm>(std::move(config), std::move(weights), options);
 }
 

@@ -7,8 +7,8 @@
 
 #include "worker/engine/model/adapter_set.h"
 #include "worker/engine/model/architectures.h"
-#include "worker/engine/model/causal_lm_tensors.h"
 #include "worker/engine/model/check_batch.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/engine/model/layer_cache.h"
 #include "worker/engine/model/relative_bias.h"
 #include "worker/engine/model/source_target.h"
@@ -61,7 +61,7 @@ int64_t LongestOf(const std::vector<int32_t>& begin) {
   return longest;
 }
 
-class T5Lm final : public CausalLm {
+class T5Lm final : public LanguageModel {
  public:
   T5Lm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
       : config_(std::move(config)),
@@ -113,7 +113,7 @@ class T5Lm final : public CausalLm {
     return std::make_unique<T5Cache>(own().num_decoder_layers);
   }
 
-  using CausalLm::Extend;
+  using LanguageModel::Extend;
   at::Tensor Extend(const std::vector<SequencePart>& parts, const std::string& adapter) override {
     TORCH_CHECK_VALUE(!parts.empty(), "Extend got no sequence; must have at least 1");
     std::vector<at::Tensor> logits;
@@ -328,8 +328,8 @@ class T5Lm final : public CausalLm {
 
 }  // namespace
 
-std::unique_ptr<CausalLm> MakeEncoderDecoder(ModelConfig config, ModelWeights weights,
-                                             const ModelOptions& options) {
+std::unique_ptr<LanguageModel> MakeEncoderDecoder(ModelConfig config, ModelWeights weights,
+                                                  const ModelOptions& options) {
   return std::make_unique<T5Lm>(std::move(config), std::move(weights), options);
 }
 

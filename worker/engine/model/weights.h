@@ -6,8 +6,8 @@
 #include <ATen/core/Tensor.h>
 
 #include "absl/status/statusor.h"
-#include "worker/engine/model/causal_lm.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model.h"
+#include "worker/engine/model/language_model_tensors.h"
 #include "worker/engine/ops/lora_linear.h"
 #include "worker/formats/decoder_layout.h"
 #include "worker/formats/model_config.h"
@@ -37,7 +37,7 @@ struct ModelWeights {
   std::vector<LayerWeights> layers;  // As LinearsOf(): an encoder's before its decoder's.
 };
 
-// CausalLm::ParameterTensors. REQUIRES: no layer is in 4 bits.
+// LanguageModel::ParameterTensors. REQUIRES: no layer is in 4 bits.
 std::vector<AdapterTensor> ParameterTensorsOf(const ModelWeights& weights,
                                               const ModelConfig& config);
 

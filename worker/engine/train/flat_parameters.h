@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model_tensors.h"
 
 namespace lathe {
 

@@ -9,7 +9,7 @@
 #include "common/spec/job_spec.h"
 #include "worker/data/shard.h"
 #include "worker/engine/dist/communicator.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 #include "worker/engine/train/flat_parameters.h"
 #include "worker/engine/train/gradient_buckets.h"
 #include "worker/engine/train/optimizer.h"
@@ -23,7 +23,7 @@ namespace lathe {
 
 // What a Trainer works with; all of it outlives the Trainer.
 struct TrainerParts {
-  CausalLm& model;
+  LanguageModel& model;
   // Its tensors are trained. Empty: every parameter of the model, which was loaded trainable.
   std::string adapter;
   const Shard& rows;  // The same on every rank.

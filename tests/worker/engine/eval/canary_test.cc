@@ -14,8 +14,8 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::unique_ptr<CausalLm> TinyModel() {
-  auto model = CausalLm::Load("tests/data/tiny-llama", {});
+std::unique_ptr<LanguageModel> TinyModel() {
+  auto model = LanguageModel::Load("tests/data/tiny-llama", {});
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->LoadAdapter("a", "tests/data/tiny-adapter").ok());
   return *std::move(model);

@@ -11,9 +11,9 @@
 namespace lathe {
 namespace {
 
-std::unique_ptr<CausalLm> TinyModel() {
+std::unique_ptr<LanguageModel> TinyModel() {
   at::set_num_threads(1);
-  auto model = CausalLm::Load("tests/data/tiny-llama", {});
+  auto model = LanguageModel::Load("tests/data/tiny-llama", {});
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->LoadAdapter("a", "tests/data/tiny-adapter").ok());
   return *std::move(model);

@@ -140,7 +140,7 @@ TEST(StopStringsTest, TextThatOnlyBeginsLikeOneComesOutInTheEnd) {
 }
 
 // A batch of one.
-absl::StatusOr<Generation> Generate(CausalLm& model, const std::vector<int32_t>& prompt,
+absl::StatusOr<Generation> Generate(LanguageModel& model, const std::vector<int32_t>& prompt,
                                     const std::string& adapter, const GenerateOptions& options,
                                     const TokenCallback& on_token) {
   BatchGenerator generator(model);
@@ -166,7 +166,7 @@ class GenerateTest : public testing::Test {
     });
   }
 
-  std::unique_ptr<CausalLm> model_ = LoadTiny(/*fp64=*/false);
+  std::unique_ptr<LanguageModel> model_ = LoadTiny(/*fp64=*/false);
   nlohmann::json golden_;
   std::vector<int32_t> prompt_;
   std::vector<int32_t> answer_;

@@ -206,7 +206,7 @@ class AdapterFolderTest : public testing::Test {
   absl::Status LoadWritten() { return model_->LoadAdapter("again", folder_.path() / "written"); }
 
   TempFolder folder_;
-  std::unique_ptr<CausalLm> model_;
+  std::unique_ptr<LanguageModel> model_;
 };
 
 TEST_F(AdapterFolderTest, WhatWriteAdapterWritesLoadsToTheSameBits) {

@@ -33,11 +33,11 @@ struct Case {
   bool bf16_compute = false;
 };
 
-std::unique_ptr<CausalLm> Load(const Case& test, bool checkpointing) {
+std::unique_ptr<LanguageModel> Load(const Case& test, bool checkpointing) {
   auto model =
-      CausalLm::Load(DataFolder() / "tiny-llama", {.storage = test.storage,
-                                                   .bf16_compute = test.bf16_compute,
-                                                   .activation_checkpointing = checkpointing});
+      LanguageModel::Load(DataFolder() / "tiny-llama", {.storage = test.storage,
+                                                        .bf16_compute = test.bf16_compute,
+                                                        .activation_checkpointing = checkpointing});
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->AddAdapter("new", test.lora, 7).ok());
   at::Generator numbers = at::detail::createCPUGenerator(3);

@@ -27,8 +27,8 @@ class CudaTest : public ::testing::Test {
   }
 };
 
-std::unique_ptr<CausalLm> Load(const std::string& adapter, ModelOptions options) {
-  auto model = CausalLm::Load(DataFolder() / "tiny-llama", options);
+std::unique_ptr<LanguageModel> Load(const std::string& adapter, ModelOptions options) {
+  auto model = LanguageModel::Load(DataFolder() / "tiny-llama", options);
   EXPECT_TRUE(model.ok()) << model.status();
   EXPECT_TRUE((*model)->LoadAdapter("tuned", DataFolder() / adapter).ok());
   return *std::move(model);

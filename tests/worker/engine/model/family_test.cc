@@ -57,11 +57,11 @@ class FamilyTest : public testing::TestWithParam<Parameter> {
 
   // The imported model with the source's adapter as "tuned".
   // `narrow`: with all that a GPU has in 16 bits.
-  std::unique_ptr<CausalLm> Load(bool narrow = false) const {
+  std::unique_ptr<LanguageModel> Load(bool narrow = false) const {
     auto model =
-        CausalLm::Load(Import(), {.fp64 = precision().fp64,
-                                  .storage = narrow ? BaseStorage::kBf16 : BaseStorage::kF32,
-                                  .bf16_compute = narrow});
+        LanguageModel::Load(Import(), {.fp64 = precision().fp64,
+                                       .storage = narrow ? BaseStorage::kBf16 : BaseStorage::kF32,
+                                       .bf16_compute = narrow});
     EXPECT_TRUE(model.ok()) << model.status();
     const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
     EXPECT_TRUE(status.ok()) << status;

@@ -93,7 +93,7 @@ TEST_P(GoldenTest, LogitsAndGradientsOfDoraAreThoseOfPeft) {
   }
 }
 
-std::vector<int32_t> Greedy(CausalLm& model, const std::vector<int32_t>& prompt,
+std::vector<int32_t> Greedy(LanguageModel& model, const std::vector<int32_t>& prompt,
                             const std::string& adapter, int count) {
   const auto cache = model.NewCache();
   std::vector<int32_t> ids;

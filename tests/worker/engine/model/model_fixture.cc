@@ -56,22 +56,23 @@ at::Tensor ReadTensor(const fs::path& path, const std::string& name) {
   return at::from_blob(const_cast<char*>(view->bytes.data()), view->shape, type).clone();
 }
 
-std::unique_ptr<CausalLm> LoadTiny(bool fp64) {
-  auto model = CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = fp64});
+std::unique_ptr<LanguageModel> LoadTiny(bool fp64) {
+  auto model = LanguageModel::Load(DataFolder() / "tiny-llama", {.fp64 = fp64});
   EXPECT_TRUE(model.ok()) << model.status();
   const absl::Status status = (*model)->LoadAdapter("tuned", DataFolder() / "tiny-adapter");
   EXPECT_TRUE(status.ok()) << status;
   return *std::move(model);
 }
 
-std::unique_ptr<CausalLm> LoadTrainable(const fs::path& model_dir, bool fp64) {
-  auto model = CausalLm::Load(model_dir, {.fp64 = fp64, .trainable = true});
+std::unique_ptr<LanguageModel> LoadTrainable(const fs::path& model_dir, bool fp64) {
+  auto model = LanguageModel::Load(model_dir, {.fp64 = fp64, .trainable = true});
   EXPECT_TRUE(model.ok()) << model.status();
   return *std::move(model);
 }
 
-void ExpectParameterGradients(const fs::path& golden, CausalLm& model, const PackedBatch& batch,
-                              double loss_tolerance, double gradient_tolerance) {
+void ExpectParameterGradients(const fs::path& golden, LanguageModel& model,
+                              const PackedBatch& batch, double loss_tolerance,
+                              double gradient_tolerance) {
   const LossAndGradients ours = Differentiate(model, {batch}, "");
   const double loss = ReadTensor(golden, "loss_sum").item<double>();
   EXPECT_NEAR(ours.loss, loss, loss_tolerance * loss);
@@ -93,7 +94,7 @@ double RelativeError(const at::Tensor& a, const at::Tensor& b) {
   return ((a.to(at::kDouble) - exact).norm() / exact.norm()).item<double>();
 }
 
-LossAndGradients Differentiate(CausalLm& model, const std::vector<PackedBatch>& batches,
+LossAndGradients Differentiate(LanguageModel& model, const std::vector<PackedBatch>& batches,
                                const std::string& adapter, bool training, uint64_t dropout_seed) {
   LossAndGradients result;
   const std::vector<AdapterTensor> tensors =

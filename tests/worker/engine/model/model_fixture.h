@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
-#include "worker/engine/model/causal_lm.h"
-#include "worker/engine/model/causal_lm_tensors.h"
+#include "worker/engine/model/language_model.h"
+#include "worker/engine/model/language_model_tensors.h"
 
 // The tiny Llama of tests/data with its goldens. tests/oracle/README.md describes the files.
 
@@ -32,14 +32,14 @@ PackedBatch Document(const std::vector<int32_t>& ids);
 at::Tensor ReadTensor(const std::filesystem::path& path, const std::string& name);
 
 // tiny-llama with tiny-adapter as adapter "tuned". Fails the test if it cannot be read.
-std::unique_ptr<CausalLm> LoadTiny(bool fp64);
+std::unique_ptr<LanguageModel> LoadTiny(bool fp64);
 
 // A model whose parameters are trained themselves.
-std::unique_ptr<CausalLm> LoadTrainable(const std::filesystem::path& model_dir, bool fp64);
+std::unique_ptr<LanguageModel> LoadTrainable(const std::filesystem::path& model_dir, bool fp64);
 
 // Compares the loss sum of `batch` and its gradient for every parameter with the tensors "loss_sum"
 // and "gradient.NAME" of the file `golden`. Tolerances are relative, of each tensor's norm.
-void ExpectParameterGradients(const std::filesystem::path& golden, CausalLm& model,
+void ExpectParameterGradients(const std::filesystem::path& golden, LanguageModel& model,
                               const PackedBatch& batch, double loss_tolerance,
                               double gradient_tolerance);
 
@@ -54,7 +54,7 @@ struct LossAndGradients {
   double loss = 0;
   std::vector<at::Tensor> gradients;
 };
-LossAndGradients Differentiate(CausalLm& model, const std::vector<PackedBatch>& batches,
+LossAndGradients Differentiate(LanguageModel& model, const std::vector<PackedBatch>& batches,
                                const std::string& adapter, bool training = true,
                                uint64_t dropout_seed = 0);
 

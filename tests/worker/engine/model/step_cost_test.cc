@@ -8,7 +8,7 @@
 #include <memory>
 
 #include "tests/worker/engine/model/model_fixture.h"
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 // What a training step costs, as counts that no other load on the machine changes.
 

@@ -92,16 +92,16 @@ class T5Test : public testing::TestWithParam<Parameter> {
   }
 
   // The imported model with the source's adapter as "tuned".
-  std::unique_ptr<CausalLm> Load(const ModelOptions& options) const {
-    auto model = CausalLm::Load(temp_.path() / "model", options);
+  std::unique_ptr<LanguageModel> Load(const ModelOptions& options) const {
+    auto model = LanguageModel::Load(temp_.path() / "model", options);
     EXPECT_TRUE(model.ok()) << model.status();
     const absl::Status status = (*model)->LoadAdapter("tuned", Source() / "adapter");
     EXPECT_TRUE(status.ok()) << status;
     return *std::move(model);
   }
 
-  std::unique_ptr<CausalLm> LoadTrainable(bool checkpointing) const {
-    auto model = CausalLm::Load(
+  std::unique_ptr<LanguageModel> LoadTrainable(bool checkpointing) const {
+    auto model = LanguageModel::Load(
         temp_.path() / "model",
         {.fp64 = precision().fp64, .activation_checkpointing = checkpointing, .trainable = true});
     EXPECT_TRUE(model.ok()) << model.status();
@@ -109,7 +109,7 @@ class T5Test : public testing::TestWithParam<Parameter> {
   }
 
   TempFolder temp_;
-  std::unique_ptr<CausalLm> model_;
+  std::unique_ptr<LanguageModel> model_;
 };
 
 INSTANTIATE_TEST_SUITE_P(Families, T5Test,

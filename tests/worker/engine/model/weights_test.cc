@@ -28,7 +28,7 @@ class WeightsTest : public testing::Test {
   absl::Status Load() {
     const absl::Status written = WriteSafetensors(folder_.path() / "model.safetensors", views_);
     if (!written.ok()) return written;
-    return CausalLm::Load(folder_.path(), {}).status();
+    return LanguageModel::Load(folder_.path(), {}).status();
   }
   std::string Refusal() { return std::string(Load().message()); }
   TensorView& View(const std::string& name) {
@@ -74,13 +74,13 @@ TEST_F(WeightsTest, AnotherTypeIsNamed) {
 TEST_F(WeightsTest, TheOrderOfTheFileDoesNotMatter) {
   std::reverse(views_.begin(), views_.end());
   ASSERT_TRUE(Load().ok());
-  const auto reversed = CausalLm::Load(folder_.path(), {});
+  const auto reversed = LanguageModel::Load(folder_.path(), {});
   const PackedBatch batch = Document({1, 85, 91, 85, 86, 71, 79});
   EXPECT_TRUE(at::equal((*reversed)->Logits(batch, ""), LoadTiny(false)->Logits(batch, "")));
 }
 
 TEST_F(WeightsTest, AFolderWithoutWeightsIsNotFound) {
-  EXPECT_EQ(CausalLm::Load(folder_.path(), {}).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(LanguageModel::Load(folder_.path(), {}).status().code(), absl::StatusCode::kNotFound);
 }
 
 // The dequantised values, in a file of their own, make the same model.
@@ -95,9 +95,9 @@ TEST_F(WeightsTest, AQuantizedModelComputesWithTheDequantizedLinearWeights) {
     view.bytes = {static_cast<const char*>(kept.back().const_data_ptr()), kept.back().nbytes()};
   }
   ASSERT_TRUE(Load().ok());
-  const auto dequantized = CausalLm::Load(folder_.path(), {.fp64 = true});
-  const auto quantized =
-      CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = true, .storage = BaseStorage::kNf4});
+  const auto dequantized = LanguageModel::Load(folder_.path(), {.fp64 = true});
+  const auto quantized = LanguageModel::Load(DataFolder() / "tiny-llama",
+                                             {.fp64 = true, .storage = BaseStorage::kNf4});
   ASSERT_TRUE(quantized.ok()) << quantized.status();
   const PackedBatch batch = Document({1, 85, 91, 85, 86, 71, 79});
   const auto difference = [&](const std::string& adapter) {
@@ -126,9 +126,9 @@ TEST_F(WeightsTest, ABaseInBf16ComputesIn32BitsWithTheRoundedMatrices) {
       Pack(RowsOf(ReadJson(DataFolder() / "goldens" / "training.json").at("rows")));
   for (const bool fp64 : {false, true}) {
     const double tolerance = fp64 ? 1e-12 : 1e-6;
-    const auto rounded = *CausalLm::Load(folder_.path(), {.fp64 = fp64});
-    const auto held =
-        *CausalLm::Load(DataFolder() / "tiny-llama", {.fp64 = fp64, .storage = BaseStorage::kBf16});
+    const auto rounded = *LanguageModel::Load(folder_.path(), {.fp64 = fp64});
+    const auto held = *LanguageModel::Load(DataFolder() / "tiny-llama",
+                                           {.fp64 = fp64, .storage = BaseStorage::kBf16});
     EXPECT_LE(MaxDifference(held->Logits(batch, ""), rounded->Logits(batch, "")), tolerance);
     for (const char* adapter : {"tiny-adapter", "tiny-adapter-dora"}) {
       ASSERT_TRUE(rounded->LoadAdapter(adapter, DataFolder() / adapter).ok());

@@ -39,7 +39,7 @@ struct RankState {
   RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false,
             bool checkpointing = false) {
     const bool full = spec.method == "full";
-    auto loaded = CausalLm::Load(
+    auto loaded = LanguageModel::Load(
         "tests/data/tiny-llama",
         {.fp64 = fp64, .activation_checkpointing = checkpointing, .trainable = full});
     EXPECT_TRUE(loaded.ok()) << loaded.status();
@@ -59,7 +59,7 @@ struct RankState {
     return gradients;
   }
 
-  std::unique_ptr<CausalLm> model;
+  std::unique_ptr<LanguageModel> model;
   testing::FakeObserver observer;
   testing::TickingClock clock;
   std::unique_ptr<Trainer> trainer;
@@ -280,7 +280,7 @@ class WatchingCommunicator final : public Communicator {
 
 // The embedding is first in the buffer and done last: all other ranges are on their way before.
 TEST(TrainerTest, AllParametersAreReducedWhileTheBackwardPassStillRuns) {
-  auto model = CausalLm::Load("tests/data/tiny-llama", {.trainable = true});
+  auto model = LanguageModel::Load("tests/data/tiny-llama", {.trainable = true});
   ASSERT_TRUE(model.ok()) << model.status();
   WatchingCommunicator group;
   FlatParameters parameters((*model)->ParameterTensors());

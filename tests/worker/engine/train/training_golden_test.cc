@@ -58,7 +58,7 @@ void ExpectGoldenCurve(const Start& start, bool fp64, double loss_tolerance,
   const Shard rows =
       testing::MakeShardVisitedInOrder(RowsInGoldenOrder(golden), static_cast<uint64_t>(spec.seed));
   const std::string adapter = start.adapter.empty() ? "" : "a";
-  auto model = CausalLm::Load(start.model, {.fp64 = fp64, .trainable = adapter.empty()});
+  auto model = LanguageModel::Load(start.model, {.fp64 = fp64, .trainable = adapter.empty()});
   ASSERT_TRUE(model.ok()) << model.status();
   const absl::Status loaded =
       adapter.empty() ? absl::OkStatus() : (*model)->LoadAdapter(adapter, start.adapter);

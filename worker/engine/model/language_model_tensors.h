@@ -5,9 +5,9 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
-// The parts of causal_lm.h that need the tensor type.
+// The parts of language_model.h that need the tensor type.
 
 namespace lathe {
 

@@ -86,13 +86,13 @@ struct SequencePart {
 
 // Thread-compatible. Methods may throw c10::Error where they do not return a Status: the caller at
 // the engine's door catches it once. `adapter` empty: the base alone.
-class CausalLm {
+class LanguageModel {
  public:
   // Maps the canonical folder's model.safetensors. InvalidArgument: a tensor is missing, extra or
   // has another shape. Unimplemented: a CUDA device with an encoder-decoder.
-  static absl::StatusOr<std::unique_ptr<CausalLm>> Load(const std::filesystem::path& model_dir,
-                                                        const ModelOptions& options);
-  virtual ~CausalLm() = default;
+  static absl::StatusOr<std::unique_ptr<LanguageModel>> Load(const std::filesystem::path& model_dir,
+                                                             const ModelOptions& options);
+  virtual ~LanguageModel() = default;
 
   virtual const ModelConfig& config() const = 0;
 

@@ -1,4 +1,4 @@
-#include "worker/engine/model/causal_lm.h"
+#include "worker/engine/model/language_model.h"
 
 #include <ATen/ATen.h>
 
@@ -10,13 +10,13 @@
 
 namespace lathe {
 
-at::Tensor CausalLm::Extend(KvCache& cache, const std::vector<int32_t>& ids,
-                            const std::string& adapter) {
+at::Tensor LanguageModel::Extend(KvCache& cache, const std::vector<int32_t>& ids,
+                                 const std::string& adapter) {
   return Extend({{&cache, ids}}, adapter).squeeze(0);
 }
 
-absl::StatusOr<std::unique_ptr<CausalLm>> CausalLm::Load(const std::filesystem::path& model_dir,
-                                                         const ModelOptions& options) {
+absl::StatusOr<std::unique_ptr<LanguageModel>> LanguageModel::Load(
+    const std::filesystem::path& model_dir, const ModelOptions& options) {
   if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
     return absl::FailedPreconditionError(
         "this machine's processor lacks AVX2 or FMA; the engine needs both (x86-64-v3)");
