@@ -3,7 +3,7 @@
 #include <functional>
 #include <utility>
 
-#include "worker/engine/model/adapter_set.h"
+#include "worker/engine/model/adapted_model.h"
 #include "worker/engine/model/architectures.h"
 #include "worker/engine/model/check_batch.h"
 #include "worker/engine/model/language_model_tensors.h"
@@ -56,55 +56,36 @@ struct Pass {
   std::function<at::Tensor(int64_t, const at::Tensor&)> attend;
 };
 
-class LlamaLm final : public LanguageModel {
+// Of adapters, and of what is computed in wide floats.
+at::TensorOptions WideOf(const ModelOptions& options) {
+  return at::TensorOptions()
+      .device(DeviceOf(options))
+      .dtype(options.fp64 ? at::kDouble : at::kFloat);
+}
+
+class LlamaLm final : public AdaptedModel {
  public:
   LlamaLm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
-      : config_(std::move(config)),
-        weights_(std::move(weights)),
+      : AdaptedModel(std::move(config), std::move(weights), WideOf(options)),
         device_(DeviceOf(options)),
         dtype_(ComputeType(options)),
-        wide_(at::TensorOptions().device(device_).dtype(options.fp64 ? at::kDouble : at::kFloat)),
+        wide_(WideOf(options)),
         checkpoint_(options.activation_checkpointing),
-        adapters_(config_, weights_.layers, wide_),
-        rope_frequencies_(RopeFrequencies(config_, wide_.dtype().toScalarType()).to(device_)),
-        interleaved_pairs_(LayoutOf(config_).interleaved_pairs),
-        padding_row_(LayoutOf(config_).padding_row) {}
-
-  const ModelConfig& config() const override { return config_; }
-
-  absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
-                          uint64_t seed) override {
-    return adapters_.Add(name, options, seed);
-  }
-
-  absl::Status LoadAdapter(const std::string& name, const std::filesystem::path& dir) override {
-    return adapters_.Load(name, dir);
-  }
-
-  void RemoveAdapter(const std::string& name) override { adapters_.Remove(name); }
-
-  std::vector<AdapterTensor> AdapterTensors(const std::string& name) override {
-    return adapters_.Get(name).tensors;
-  }
-
-  AdapterConfig GetAdapterConfig(const std::string& name) const override {
-    return adapters_.Get(name).config;
-  }
-
-  std::vector<AdapterTensor> ParameterTensors() override {
-    return ParameterTensorsOf(weights_, config_);
-  }
+        rope_frequencies_(
+            RopeFrequencies(this->config(), wide_.dtype().toScalarType()).to(device_)),
+        interleaved_pairs_(LayoutOf(this->config()).interleaved_pairs),
+        padding_row_(LayoutOf(this->config()).padding_row) {}
 
   at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                      uint64_t dropout_seed) override {
     const at::Tensor hidden = LabelStates(batch, adapter, training, dropout_seed);
-    return TokenLossSum(hidden, weights_.head, Indices(batch.labels));
+    return TokenLossSum(hidden, weights().head, Indices(batch.labels));
   }
 
   EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const at::Tensor hidden = LabelStates(batch, adapter, /*training=*/false, 0);
-    const TokenLossStats stats = MeasureTokenLoss(hidden, weights_.head, Indices(batch.labels));
+    const TokenLossStats stats = MeasureTokenLoss(hidden, weights().head, Indices(batch.labels));
     return {stats.loss, stats.correct, static_cast<int64_t>(batch.labels.size())};
   }
 
@@ -115,7 +96,7 @@ class LlamaLm final : public LanguageModel {
   }
 
   std::unique_ptr<KvCache> NewCache() override {
-    return std::make_unique<LlamaCache>(config_.num_layers);
+    return std::make_unique<LlamaCache>(config().num_layers);
   }
 
   using LanguageModel::Extend;
@@ -123,7 +104,7 @@ class LlamaLm final : public LanguageModel {
     const at::NoGradGuard no_grad;
     const CachedBatch batch = Gather(parts);
     const RopeTable rope = Rope(Indices(batch.positions));
-    const Pass pass = {.use = {.adapter = adapters_.Find(adapter)},
+    const Pass pass = {.use = {.adapter = FindAdapter(adapter)},
                        .checkpoint = false,
                        .attend = [&](int64_t layer, const at::Tensor& qkv) {
                          return AttendCached(batch, layer, qkv, rope);
@@ -133,7 +114,7 @@ class LlamaLm final : public LanguageModel {
   }
 
  private:
-  HeadShape heads() const { return {config_.num_heads, config_.num_kv_heads, config_.head_dim}; }
+  HeadShape heads() const { return {config().num_heads, config().num_kv_heads, config().head_dim}; }
 
   at::Tensor Indices(const std::vector<int32_t>& values) const {
     return IndexTensor(values, device_);
@@ -146,14 +127,14 @@ class LlamaLm final : public LanguageModel {
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return Embedding(weights_.embedding, Indices(ids), padding_row_).to(dtype_);
+    return Embedding(weights().embedding, Indices(ids), padding_row_).to(dtype_);
   }
 
   // [T, D] -> [T, V] on the CPU, without gradient.
   at::Tensor HeadLogits(const at::Tensor& hidden) const {
-    const at::Tensor normed = RmsNorm(hidden, weights_.final_norm, config_.rms_norm_eps);
-    at::Tensor logits = at::empty({hidden.size(0), weights_.head.size(0)}, hidden.options());
-    ProductInto(logits, normed, weights_.head);
+    const at::Tensor normed = RmsNorm(hidden, weights().final_norm, config().rms_norm_eps);
+    at::Tensor logits = at::empty({hidden.size(0), weights().head.size(0)}, hidden.options());
+    ProductInto(logits, normed, weights().head);
     return logits.to(wide_.device(at::kCPU));
   }
 
@@ -162,17 +143,17 @@ class LlamaLm final : public LanguageModel {
                          uint64_t dropout_seed) const {
     const at::Tensor hidden = FinalStates(batch, adapter, training, dropout_seed);
     const at::Tensor at_labels = hidden.index_select(0, Indices(batch.label_positions));
-    return RmsNorm(at_labels, weights_.final_norm, config_.rms_norm_eps);
+    return RmsNorm(at_labels, weights().final_norm, config().rms_norm_eps);
   }
 
   // After the last layer, before the final norm, [T, D].
   at::Tensor FinalStates(const PackedBatch& batch, const std::string& adapter, bool training,
                          uint64_t dropout_seed) const {
-    CheckBatch(batch, config_);
+    CheckBatch(batch, config());
     const RopeTable rope = Rope(Indices(batch.positions));
     const at::Tensor cumulative =
         device_.is_cpu() ? at::Tensor() : Stage(batch.document_begin, device_);
-    const Pass pass = {.use = {adapters_.Find(adapter), training, dropout_seed},
+    const Pass pass = {.use = {FindAdapter(adapter), training, dropout_seed},
                        .checkpoint = checkpoint_ && training,
                        .attend = [rope, cumulative, shape = heads(), begin = batch.document_begin](
                                      int64_t, const at::Tensor& qkv) {
@@ -182,7 +163,7 @@ class LlamaLm final : public LanguageModel {
   }
 
   at::Tensor RunLayers(at::Tensor hidden, const Pass& pass) const {
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
+    for (int64_t i = 0; i < config().num_layers; ++i) {
       hidden = pass.checkpoint ? Checkpoint({hidden}, LayerFunction(i, pass))
                                : RunLayer(i, hidden, pass);
     }
@@ -198,24 +179,23 @@ class LlamaLm final : public LanguageModel {
   }
 
   at::Tensor RunLayer(int64_t layer, const at::Tensor& hidden, const Pass& pass) const {
-    const LayerWeights& weights = weights_.layers[static_cast<size_t>(layer)];
-    const double eps = config_.rms_norm_eps;
+    const LayerWeights& own = weights().layers[static_cast<size_t>(layer)];
+    const double eps = config().rms_norm_eps;
     const auto project = [&](Projection projection, const at::Tensor& x) {
-      return Project(x, weights.groups[static_cast<size_t>(projection)], layer, projection,
-                     pass.use);
+      return Project(x, own.groups[static_cast<size_t>(projection)], layer, projection, pass.use);
     };
-    at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, weights.input_norm, eps));
-    if (weights.query_norm.defined()) qkv = NormHeads(qkv, HeadNorms(weights), eps);
+    at::Tensor qkv = project(Projection::kQkv, RmsNorm(hidden, own.input_norm, eps));
+    if (own.query_norm.defined()) qkv = NormHeads(qkv, HeadNorms(own), eps);
     const at::Tensor attended = hidden + project(Projection::kOutput, pass.attend(layer, qkv));
     const at::Tensor gate_up =
-        project(Projection::kGateUp, RmsNorm(attended, weights.post_attention_norm, eps));
+        project(Projection::kGateUp, RmsNorm(attended, own.post_attention_norm, eps));
     return attended + project(Projection::kDown, SwiGlu(gate_up));
   }
 
   // One row per query head, then one per key head, [H + K, E].
   at::Tensor HeadNorms(const LayerWeights& weights) const {
-    return at::cat({weights.query_norm.expand({config_.num_heads, -1}),
-                    weights.key_norm.expand({config_.num_kv_heads, -1})});
+    return at::cat({weights.query_norm.expand({config().num_heads, -1}),
+                    weights.key_norm.expand({config().num_kv_heads, -1})});
   }
 
   // REQUIRES: NewCache() made the caches.
@@ -226,10 +206,10 @@ class LlamaLm final : public LanguageModel {
       auto* const cache = static_cast<LlamaCache*>(part.cache);
       const auto count = static_cast<int64_t>(part.ids.size());
       TORCH_CHECK_VALUE(count > 0, "Extend got no tokens; must have at least 1");
-      CheckIds(part.ids, config_.vocab_size, "token id");
-      TORCH_CHECK_VALUE(cache->length() + count <= config_.max_positions, "sequence has ",
+      CheckIds(part.ids, config().vocab_size, "token id");
+      TORCH_CHECK_VALUE(cache->length() + count <= config().max_positions, "sequence has ",
                         cache->length() + count, " tokens; the model allows ",
-                        config_.max_positions);
+                        config().max_positions);
       batch.parts.push_back({cache, static_cast<int64_t>(batch.ids.size()), count});
       batch.ids.insert(batch.ids.end(), part.ids.begin(), part.ids.end());
       for (int64_t i = 0; i < count; ++i) {
@@ -259,13 +239,10 @@ class LlamaLm final : public LanguageModel {
     return attended.size() == 1 ? attended[0] : at::cat(attended);
   }
 
-  const ModelConfig config_;
-  const ModelWeights weights_;
   const at::Device device_;
   const at::ScalarType dtype_;    // Of activations and products.
   const at::TensorOptions wide_;  // Of adapters, on the device: F32, or F64.
   const bool checkpoint_;
-  AdapterSet adapters_;
   const at::Tensor rope_frequencies_;  // [R / 2]
   const bool interleaved_pairs_;
   const int64_t padding_row_;

@@ -5,7 +5,7 @@
 #include <functional>
 #include <utility>
 
-#include "worker/engine/model/adapter_set.h"
+#include "worker/engine/model/adapted_model.h"
 #include "worker/engine/model/architectures.h"
 #include "worker/engine/model/check_batch.h"
 #include "worker/engine/model/language_model_tensors.h"
@@ -61,52 +61,32 @@ int64_t LongestOf(const std::vector<int32_t>& begin) {
   return longest;
 }
 
-class T5Lm final : public LanguageModel {
+class T5Lm final : public AdaptedModel {
  public:
   T5Lm(ModelConfig config, ModelWeights weights, const ModelOptions& options)
-      : config_(std::move(config)),
-        weights_(std::move(weights)),
+      : AdaptedModel(std::move(config), std::move(weights),
+                     options.fp64 ? at::kDouble : at::kFloat),
         dtype_(options.fp64 ? at::kDouble : at::kFloat),
-        checkpoint_(options.activation_checkpointing),
-        adapters_(config_, weights_.layers, dtype_) {}
-
-  const ModelConfig& config() const override { return config_; }
-
-  absl::Status AddAdapter(const std::string& name, const LoraOptions& options,
-                          uint64_t seed) override {
-    return adapters_.Add(name, options, seed);
-  }
-  absl::Status LoadAdapter(const std::string& name, const std::filesystem::path& dir) override {
-    return adapters_.Load(name, dir);
-  }
-  void RemoveAdapter(const std::string& name) override { adapters_.Remove(name); }
-  std::vector<AdapterTensor> AdapterTensors(const std::string& name) override {
-    return adapters_.Get(name).tensors;
-  }
-  AdapterConfig GetAdapterConfig(const std::string& name) const override {
-    return adapters_.Get(name).config;
-  }
-  std::vector<AdapterTensor> ParameterTensors() override {
-    return ParameterTensorsOf(weights_, config_);
-  }
+        checkpoint_(options.activation_checkpointing) {}
 
   at::Tensor LossSum(const PackedBatch& batch, const std::string& adapter, bool training,
                      uint64_t dropout_seed) override {
-    const AdapterUse use = {adapters_.Find(adapter), training, dropout_seed};
-    return TokenLossSum(LabelStates(batch, use), weights_.head, IndexTensor(batch.labels));
+    const AdapterUse use = {FindAdapter(adapter), training, dropout_seed};
+    return TokenLossSum(LabelStates(batch, use), weights().head, IndexTensor(batch.labels));
   }
 
   EvalSums Evaluate(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
-    const at::Tensor hidden = LabelStates(batch, {.adapter = adapters_.Find(adapter)});
-    const TokenLossStats stats = MeasureTokenLoss(hidden, weights_.head, IndexTensor(batch.labels));
+    const at::Tensor hidden = LabelStates(batch, {.adapter = FindAdapter(adapter)});
+    const TokenLossStats stats =
+        MeasureTokenLoss(hidden, weights().head, IndexTensor(batch.labels));
     return {stats.loss, stats.correct, static_cast<int64_t>(batch.labels.size())};
   }
 
   at::Tensor Logits(const PackedBatch& batch, const std::string& adapter) override {
     const at::NoGradGuard no_grad;
     const SourceTarget split = Split(batch);
-    return HeadLogits(RunPacked(split, {.adapter = adapters_.Find(adapter)}));
+    return HeadLogits(RunPacked(split, {.adapter = FindAdapter(adapter)}));
   }
 
   std::unique_ptr<KvCache> NewCache() override {
@@ -129,32 +109,32 @@ class T5Lm final : public LanguageModel {
     const at::NoGradGuard no_grad;
     auto& cache = static_cast<T5Cache&>(base_cache);  // NewCache() makes no other.
     TORCH_CHECK_VALUE(!ids.empty(), "Extend got no tokens; must have at least 1");
-    CheckIds(ids, config_.vocab_size, "token id");
-    const AdapterUse use = {.adapter = adapters_.Find(adapter)};
+    CheckIds(ids, config().vocab_size, "token id");
+    const AdapterUse use = {.adapter = FindAdapter(adapter)};
     if (cache.has_source()) return DecodeCached(cache, ids, use);
     ReadSource(cache, ids, use);
     return DecodeCached(cache, {static_cast<int32_t>(own().start_id)}, use);
   }
 
-  const EncoderDecoder& own() const { return *config_.encoder_decoder; }
-  int64_t inner() const { return config_.num_heads * config_.head_dim; }
+  const EncoderDecoder& own() const { return *config().encoder_decoder; }
+  int64_t inner() const { return config().num_heads * config().head_dim; }
   // Where the decoder's layers begin among all.
-  int64_t first_decoder_layer() const { return config_.num_layers; }
+  int64_t first_decoder_layer() const { return config().num_layers; }
   const LayerWeights& LayerOf(int64_t layer) const {
-    return weights_.layers[static_cast<size_t>(layer)];
+    return weights().layers[static_cast<size_t>(layer)];
   }
 
   SourceTarget Split(const PackedBatch& batch) const {
-    CheckBatch(batch, config_);
+    CheckBatch(batch, config());
     return SplitBatch(batch, static_cast<int32_t>(own().start_id));
   }
 
   at::Tensor Embed(const std::vector<int32_t>& ids) const {
-    return Embedding(weights_.embedding, IndexTensor(ids)).to(dtype_);
+    return Embedding(weights().embedding, IndexTensor(ids)).to(dtype_);
   }
 
   at::Tensor Norm(const at::Tensor& hidden, const at::Tensor& weight) const {
-    return RmsNorm(hidden, weight, config_.rms_norm_eps);
+    return RmsNorm(hidden, weight, config().rms_norm_eps);
   }
 
   at::Tensor ProjectIn(int64_t layer, Projection projection, const at::Tensor& x,
@@ -173,7 +153,7 @@ class T5Lm final : public LanguageModel {
   at::Tensor AttendPacked(const at::Tensor& qkv, const at::Tensor& bias, bool causal,
                           const std::vector<int32_t>& begin) const {
     const std::vector<at::Tensor> parts = at::split_with_sizes(qkv, {inner(), 2 * inner()}, 1);
-    return BiasedAttention(parts[0], parts[1], bias, {config_.num_heads, causal}, {begin, begin});
+    return BiasedAttention(parts[0], parts[1], bias, {config().num_heads, causal}, {begin, begin});
   }
 
   at::Tensor FeedForward(int64_t layer, const at::Tensor& hidden, const AdapterUse& use) const {
@@ -197,7 +177,7 @@ class T5Lm final : public LanguageModel {
                     const AdapterUse& use) const {
     const at::Tensor bias = BiasOf(0, LongestOf(begin));
     at::Tensor hidden = Embed(ids);
-    for (int64_t i = 0; i < config_.num_layers; ++i) {
+    for (int64_t i = 0; i < config().num_layers; ++i) {
       const auto layer = [this, i, use, begin](const std::vector<at::Tensor>& inputs) {
         const at::Tensor& x = inputs[0];
         const at::Tensor qkv = ProjectIn(i, Projection::kQkv, Norm(x, LayerOf(i).input_norm), use);
@@ -206,18 +186,18 @@ class T5Lm final : public LanguageModel {
       };
       hidden = RunOver({hidden, bias}, checkpoints(use), layer);
     }
-    return Norm(hidden, weights_.encoder_norm);
+    return Norm(hidden, weights().encoder_norm);
   }
 
   at::Tensor RunDecoderLayer(int64_t i, at::Tensor hidden, const DecoderPass& pass) const {
     const int64_t layer = first_decoder_layer() + i;
-    const LayerWeights& weights = LayerOf(layer);
+    const LayerWeights& of_layer = LayerOf(layer);
     const auto project = [&](Projection projection, const at::Tensor& x) {
       return ProjectIn(layer, projection, x, pass.use);
     };
-    const at::Tensor qkv = project(Projection::kQkv, Norm(hidden, weights.input_norm));
+    const at::Tensor qkv = project(Projection::kQkv, Norm(hidden, of_layer.input_norm));
     hidden = hidden + project(Projection::kOutput, pass.self_attend(i, qkv));
-    const at::Tensor q = project(Projection::kCrossQuery, Norm(hidden, weights.cross_norm));
+    const at::Tensor q = project(Projection::kCrossQuery, Norm(hidden, of_layer.cross_norm));
     hidden = hidden + project(Projection::kCrossOutput, pass.cross_attend(i, q));
     return FeedForward(layer, hidden, pass.use);
   }
@@ -253,20 +233,20 @@ class T5Lm final : public LanguageModel {
             .cross_attend =
                 [=, this](int64_t i, const at::Tensor& q) {
                   return BiasedAttention(q, CrossKeysValues(i, states, use), /*bias=*/{},
-                                         {config_.num_heads, /*causal=*/false}, documents);
+                                         {config().num_heads, /*causal=*/false}, documents);
                 }};
   }
 
   // What the head takes: normed, and with a tied head scaled, [T, D].
   at::Tensor HeadStates(const at::Tensor& hidden) const {
-    const at::Tensor normed = Norm(hidden, weights_.final_norm);
-    if (!config_.tie_word_embeddings) return normed;
-    return normed * (1 / std::sqrt(static_cast<double>(config_.hidden_size)));
+    const at::Tensor normed = Norm(hidden, weights().final_norm);
+    if (!config().tie_word_embeddings) return normed;
+    return normed * (1 / std::sqrt(static_cast<double>(config().hidden_size)));
   }
 
   at::Tensor HeadLogits(const at::Tensor& hidden) const {
-    at::Tensor logits = at::empty({hidden.size(0), weights_.head.size(0)}, hidden.options());
-    ProductInto(logits, HeadStates(hidden), weights_.head);
+    at::Tensor logits = at::empty({hidden.size(0), weights().head.size(0)}, hidden.options());
+    ProductInto(logits, HeadStates(hidden), weights().head);
     return logits;
   }
 
@@ -280,10 +260,11 @@ class T5Lm final : public LanguageModel {
   void ReadSource(T5Cache& cache, const std::vector<int32_t>& ids, const AdapterUse& use) const {
     const at::Tensor states = Encode(ids, {0, static_cast<int32_t>(ids.size())}, use);
     for (int64_t i = 0; i < own().num_decoder_layers; ++i) {
-      const at::Tensor both = CrossKeysValues(i, states, use)
-                                  .view({states.size(0), 2 * config_.num_heads, config_.head_dim});
-      cache.layer(i).cross_keys = both.narrow(1, 0, config_.num_heads);
-      cache.layer(i).cross_values = both.narrow(1, config_.num_heads, config_.num_heads);
+      const at::Tensor both =
+          CrossKeysValues(i, states, use)
+              .view({states.size(0), 2 * config().num_heads, config().head_dim});
+      cache.layer(i).cross_keys = both.narrow(1, 0, config().num_heads);
+      cache.layer(i).cross_values = both.narrow(1, config().num_heads, config().num_heads);
     }
   }
 
@@ -292,17 +273,17 @@ class T5Lm final : public LanguageModel {
                           const AdapterUse& use) const {
     const int64_t position = cache.length();
     const auto count = static_cast<int64_t>(ids.size());
-    TORCH_CHECK_VALUE(position + count <= config_.max_positions, "target has ", position + count,
-                      " tokens; the model allows ", config_.max_positions);
+    TORCH_CHECK_VALUE(position + count <= config().max_positions, "target has ", position + count,
+                      " tokens; the model allows ", config().max_positions);
     const at::Tensor bias = BiasOf(first_decoder_layer(), position + count);
     const auto heads = [&](const at::Tensor& x) {
-      return x.view({x.size(0), -1, config_.head_dim});
+      return x.view({x.size(0), -1, config().head_dim});
     };
     const DecoderPass pass = {
         .use = use,
         .self_attend =
             [&](int64_t i, const at::Tensor& qkv) {
-              const std::vector<at::Tensor> parts = heads(qkv).split(config_.num_heads, 1);
+              const std::vector<at::Tensor> parts = heads(qkv).split(config().num_heads, 1);
               const LayerCache::View cached = cache.layer(i).self.Append(parts[1], parts[2]);
               return BiasedAttendToCache(parts[0], cached.keys, cached.values, bias,
                                          /*causal=*/true, position);
@@ -319,11 +300,8 @@ class T5Lm final : public LanguageModel {
     return HeadLogits(hidden.narrow(0, count - 1, 1)).squeeze(0);
   }
 
-  const ModelConfig config_;
-  const ModelWeights weights_;
   const at::ScalarType dtype_;
   const bool checkpoint_;
-  AdapterSet adapters_;
 };
 
 }  // namespace
