@@ -2,7 +2,8 @@
 """Makes tests/data/sentencepiece: small SentencePiece models and the ids that transformers gives for strings through them.
 
 Needs sentencepiece, protobuf and transformers. The strings are those of tests/data/public-tokenizers; goldens.json has by case
-`file`, what tokenizer_config.json says, and per block of 10 strings 8 hexadecimal digits, as make_token_ids.py digests them. With
+`file`, what tokenizer_config.json says, and per block of 10 strings 8 hexadecimal digits, as make_token_ids.py digests them; special_text.json has
+SentencePiece's own ids of texts that look like its control pieces. With
 the folder of `scripts/setup --only peers` as argument also the real model of Mistral 7B. Nothing of Lathe takes part.
 """
 import contextlib
@@ -16,9 +17,11 @@ import tempfile
 import sentencepiece
 from transformers import LlamaTokenizer, T5Tokenizer
 
+import make_goldens
 import make_token_ids
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "data" / "sentencepiece"
+SPECIAL_TEXTS = ["</s>", "say </s> and <unk> <pad> <extra_id_3> now", "</s></s>x", "a<s>b", "a <0x41> ", "train</s>ing", "\U0010ffff</s>"]
 # hexadecimal source, hexadecimal target: what a normaliser of a real model has thousands of.
 RULES = ["FF21\t41", "FF22\t42", "FB01\t66 69", "BD\t31 2F 32", "2167\t56 49 49 49", "3000\t20", "A0\t20", "200B\t", "65 301\tE9"]
 
@@ -73,6 +76,9 @@ def main():
     }
     if len(sys.argv) > 1:
         goldens["mistral-7b"] = case(LlamaTokenizer, pathlib.Path(sys.argv[1]) / "mistral-common" / "tokenizer.model.v1", {}, texts)
+    plain = {name: sentencepiece.SentencePieceProcessor(model_file=str(FOLDER / f"{name}.model")) for name in ("bpe", "unigram")}
+    make_goldens.write_json("special_text.json", {
+        name: [{"text": text, "ids": model.encode(text)} for text in SPECIAL_TEXTS] for name, model in plain.items()}, FOLDER)
     lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(golden)}" for name, golden in goldens.items())
     (FOLDER / "goldens.json").write_text(f"{{\n{lines}\n}}\n")
 

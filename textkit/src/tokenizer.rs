@@ -9,10 +9,17 @@ use crate::ffi::Seam;
 use crate::growth::Growth;
 use crate::{one_line, Result};
 
+/// Before the name of a hidden piece: a noncharacter, of which Unicode says that it means nothing.
+const HIDDEN: char = '\u{10FFFF}';
+/// Another one, which no piece has: what a text gets in its place.
+const HARMLESS: &str = "\u{10FFFE}";
+
 /// The same vocabulary twice: the switch for special strings is a state of the tokenizer.
 struct Pair {
     special: tokenizers::Tokenizer,
     plain: tokenizers::Tokenizer,
+    /// Whether `plain` has pieces under names that no text may reach.
+    hides_pieces: bool,
 }
 
 pub struct Tokenizer {
@@ -32,13 +39,10 @@ impl Tokenizer {
     pub fn load(bytes: &[u8]) -> Result<Self> {
         let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("is not JSON: {e}"))?;
         check_determined(&json)?;
-        let start = Pair::load(bytes)?;
+        let start = Pair::load(&json)?;
         let mut without_blank = json.clone();
-        let middle = if remove_blank(&mut without_blank) {
-            Some(Pair::load(&serde_json::to_vec(&without_blank).map_err(|e| e.to_string())?)?)
-        } else {
-            None
-        };
+        let middle =
+            if remove_blank(&mut without_blank) { Some(Pair::load(&without_blank)?) } else { None };
         let vocabulary_size = vocabulary_size(&start.special)?;
         let special_ids = special_ids(&start.special);
         let vocabulary = start.special.get_vocab(true);
@@ -62,9 +66,14 @@ impl Tokenizer {
             }
         }
         let pair = self.pair(seam);
-        let tokenizer = if special { &pair.special } else { &pair.plain };
-        let encoding = tokenizer.encode_fast(text, false).map_err(one_line_error)?;
-        Ok(to_signed(encoding.get_ids()))
+        let encoding = if special {
+            pair.special.encode_fast(text, false)
+        } else if pair.hides_pieces && text.contains(HIDDEN) {
+            pair.plain.encode_fast(text.replace(HIDDEN, HARMLESS), false)
+        } else {
+            pair.plain.encode_fast(text, false)
+        };
+        Ok(to_signed(encoding.map_err(one_line_error)?.get_ids()))
     }
 
     /// The blank is missing only up to the first special token; behind it a line begins again.
@@ -130,17 +139,49 @@ impl Tokenizer {
 }
 
 impl Pair {
-    fn load(bytes: &[u8]) -> Result<Self> {
-        let mut special = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| format!("is not a tokenizer: {}", one_line(&e.to_string())))?;
-        // What a file may ask for, but a caller here must decide.
-        special.with_truncation(None).map_err(|e| e.to_string())?;
-        special.with_padding(None);
-        special.set_encode_special_tokens(false);
-        let mut plain = special.clone();
+    fn load(json: &Value) -> Result<Self> {
+        let special = parse(json)?;
+        let mut hidden = json.clone();
+        let hides_pieces = hide_special_pieces(&mut hidden);
+        let mut plain = if hides_pieces { parse(&hidden)? } else { special.clone() };
         plain.set_encode_special_tokens(true);
-        Ok(Pair { special, plain })
+        Ok(Pair { special, plain, hides_pieces })
     }
+}
+
+fn parse(json: &Value) -> Result<tokenizers::Tokenizer> {
+    let bytes = serde_json::to_vec(json).map_err(|e| e.to_string())?;
+    let mut tokenizer = tokenizers::Tokenizer::from_bytes(bytes)
+        .map_err(|e| format!("is not a tokenizer: {}", one_line(&e.to_string())))?;
+    // What a file may ask for, but a caller here must decide.
+    tokenizer.with_truncation(None).map_err(|e| e.to_string())?;
+    tokenizer.with_padding(None);
+    tokenizer.set_encode_special_tokens(false);
+    Ok(tokenizer)
+}
+
+/// A Unigram model finds its pieces in any text, special ones too. SentencePiece leaves control
+/// pieces out of its search; here they keep their ids and scores under another name. False if there
+/// are none.
+fn hide_special_pieces(json: &mut Value) -> bool {
+    if json["model"]["type"] != "Unigram" {
+        return false;
+    }
+    let Some(mut added) = json["added_tokens"].as_array_mut().map(std::mem::take) else {
+        return false;
+    };
+    let mut any = false;
+    for token in added.iter_mut().filter(|token| token["special"] == true) {
+        let place = token["id"].as_u64().and_then(|id| usize::try_from(id).ok());
+        let piece = place.and_then(|place| json["model"]["vocab"].get_mut(place)?.get_mut(0));
+        let Some(piece) = piece.filter(|piece| **piece == token["content"]) else { continue };
+        let name = format!("{HIDDEN}{}", piece.as_str().unwrap_or(""));
+        *piece = name.clone().into();
+        token["content"] = name.into();
+        any = true;
+    }
+    json["added_tokens"] = added.into();
+    any
 }
 
 /// Ids are below vocabulary_size, which fits an i32.

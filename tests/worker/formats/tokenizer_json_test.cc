@@ -52,6 +52,26 @@ TEST_P(SentencePieceIdsTest, AreThoseOfTransformers) {
 INSTANTIATE_TEST_SUITE_P(Small, SentencePieceIdsTest,
                          ::testing::Values("bpe", "bpe-legacy", "bpe-without-blank", "unigram"));
 
+class SentencePieceSpecialTextTest : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(SentencePieceSpecialTextTest, ATextThatLooksLikeAControlPieceStaysText) {
+  const Json golden = Goldens(kFolder)[GetParam()];
+  const std::string file = golden["file"];
+  const auto tokenizer = TokenizerJsonFromSentencePiece(ReadTestFile(absl::StrCat(kFolder, file)),
+                                                        OptionsOf(golden["config"]));
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const auto model = LoadTextModel(*tokenizer, "");
+  ASSERT_TRUE(model.ok()) << model.status();
+  const Json rows = Json::parse(ReadTestFile(absl::StrCat(kFolder, "special_text.json")));
+  for (const Json& row : rows[GetParam()]) {
+    EXPECT_EQ(*(*model)->Encode(row["text"].get<std::string>(), /*special=*/false),
+              row["ids"].get<std::vector<int32_t>>())
+        << row["text"];
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Small, SentencePieceSpecialTextTest, ::testing::Values("bpe", "unigram"));
+
 TEST(SentencePiecePeerTest, Mistral7BGivesTheIdsOfTransformers) {
   const auto bytes = ReadPeerFile("mistral-common/tokenizer.model.v1");
   if (!bytes.ok()) GTEST_SKIP() << "is not in the cache; run scripts/setup --only peers";
