@@ -52,6 +52,7 @@ class Tally {
 };
 
 void Tally::CountGood(const JudgedRow& judged, RowRecord& record) {
+  if (!judged.parsed.row) return;
   const Row& row = *judged.parsed.row;
   ++report_.rows_by_format[std::string(RowFormName(row.form))];
   const bool has_room =
@@ -177,13 +178,15 @@ class Preparation {
 
 absl::Status Preparation::Add(const JudgedRow& judged) {
   const auto index = static_cast<size_t>(judged.row);
-  if (index >= sides_.size() || (sides_[index] == Side::kNone) == judged.parsed.row.has_value())
+  if (index >= sides_.size() || (sides_[index] == Side::kNone) == judged.parsed.row.has_value()) {
     return Changed();
+  }
   tally_.Add(judged);
   if (!judged.good()) {
     const Finding& error = judged.parsed.findings.first_error();
-    if (error.code != ProblemCode::kTooLong || too_long_ != TooLong::kError)
+    if (error.code != ProblemCode::kTooLong || too_long_ != TooLong::kError) {
       return absl::OkStatus();
+    }
     const RowProblem problem{judged.line, judged.row, error.code, error.reason};
     return absl::InvalidArgumentError(absl::StrCat(
         source_.path.string(), ": ", DescribeProblem(problem), "; on_too_long is error"));
@@ -196,13 +199,13 @@ absl::Status Preparation::Add(const JudgedRow& judged) {
 absl::StatusOr<DatasetReport> Preparation::Finish(const fs::path& output) {
   if (tally_.records().size() != sides_.size()) return Changed();
   if (training_.num_rows() == 0) {
-    const std::string reason = tally_.first_error()
-                                   ? absl::StrCat("; ", DescribeProblem(*tally_.first_error()))
-                                   : "; every row is held out";
+    const auto& error = tally_.first_error();
+    const std::string reason =
+        error ? absl::StrCat("; ", DescribeProblem(*error)) : "; every row is held out";
     return absl::InvalidArgumentError(absl::StrCat(source_.path.string(), ": none of ",
                                                    sides_.size(), " rows can be trained", reason));
   }
-  const DatasetReport report = tally_.Finish(sides_);
+  DatasetReport report = tally_.Finish(sides_);
   LATHE_RETURN_IF_ERROR(MakeFolder(output));
   LATHE_RETURN_IF_ERROR(training_.Write(output / "train.shard"));
   LATHE_RETURN_IF_ERROR(validation_.Write(output / "validation.shard"));
@@ -256,6 +259,9 @@ absl::StatusOr<DatasetPreview> PreviewRow(const DataSource& source, const TextMo
         absl::StrCat(source.path.string(), ": ",
                      DescribeProblem({judged.line, judged.row, error.code, error.reason})));
   }
+  if (!judged.encoded || !judged.parsed.row) {
+    return absl::InternalError(absl::StrCat("row ", row, " is good and has no tokens"));
+  }
   DatasetPreview preview;
   preview.row = judged.row;
   preview.line = judged.line;
@@ -293,10 +299,10 @@ absl::StatusOr<DatasetReport> PrepareDataset(const DataSource& source, const Tex
                                              const fs::path& output,
                                              const DatasetOptions& options) {
   LATHE_ASSIGN_OR_RETURN(const Tally first, ScanAll(source, nullptr, options));
-  if (first.broken_list()) {
+  if (const auto& broken = first.broken_list()) {
     // Training on the part before the break would look like success.
     return absl::InvalidArgumentError(
-        absl::StrCat(source.path.string(), ": ", DescribeProblem(*first.broken_list())));
+        absl::StrCat(source.path.string(), ": ", DescribeProblem(*broken)));
   }
   Preparation preparation(source, model, options, Split(first, options.spec));
   const ScanOptions scan = ScanOptionsFrom(options, &model, options.threads);

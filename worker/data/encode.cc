@@ -22,10 +22,11 @@ void CheckLength(size_t tokens, const RowLength& length, TooLong too_long, Findi
                                 : absl::StrCat("the model has ", length.max_positions,
                                                " positions, max_length is ", length.max_length);
   const std::string sizes = absl::StrCat("has ", tokens, " tokens; ", limit);
-  if (too_long == TooLong::kTruncateAnswer)
+  if (too_long == TooLong::kTruncateAnswer) {
     findings.Add(ProblemCode::kTruncated, absl::StrCat(sizes, "; the end is cut off"));
-  else
+  } else {
     findings.Add(ProblemCode::kTooLong, sizes);
+  }
 }
 
 // What the template leaves out of the row.
@@ -44,12 +45,15 @@ void CheckShown(const TemplateTraits& traits, const Conversation& conversation,
                    absl::StrCat("messages[", i, "] has only tool_calls, ", kLost));
     }
   }
-  if (!tools.empty() && !traits.shows_tools)
+  if (!tools.empty() && !traits.shows_tools) {
     findings.Add(ProblemCode::kToolsIgnored, absl::StrCat("has tools, ", kLost));
-  if (loses_calls)
+  }
+  if (loses_calls) {
     findings.Add(ProblemCode::kToolsIgnored, absl::StrCat("has tool_calls, ", kLost));
-  if (loses_thoughts)
+  }
+  if (loses_thoughts) {
     findings.Add(ProblemCode::kThoughtIgnored, absl::StrCat("has reasoning_content, ", kLost));
+  }
 }
 
 }  // namespace

@@ -38,8 +38,9 @@ std::vector<Judged> JudgeBatch(const std::vector<RawRow>& batch, const ScanOptio
     for (size_t i = next++; i < batch.size(); i = next++) judged[i] = JudgeRow(batch[i], options);
   };
   std::vector<std::jthread> helpers;
-  for (size_t i = 1; i < std::min(batch.size(), static_cast<size_t>(options.threads)); ++i)
+  for (size_t i = 1; i < std::min(batch.size(), static_cast<size_t>(options.threads)); ++i) {
     helpers.emplace_back(work);
+  }
   work();
   helpers.clear();  // Joins.
   return judged;
@@ -60,8 +61,9 @@ absl::StatusOr<JudgedRow> JudgeRow(const RawRow& raw, const ScanOptions& options
   absl::StatusOr<EncodedRow> encoded =
       EncodeRow(*options.model, judged.parsed.row->conversation, options.length, options.too_long,
                 judged.parsed.findings, judged.parsed.row->tools);
-  if (!encoded.ok())
+  if (!encoded.ok()) {
     return Annotate(encoded.status(), absl::StrCat("line ", raw.line, " (row ", raw.row, ")"));
+  }
   judged.encoded = *std::move(encoded);
   return judged;
 }

@@ -48,9 +48,10 @@ absl::StatusOr<DatasetOptions> OptionsOf(const Arguments& arguments) {
   options.threads = static_cast<int>(std::thread::hardware_concurrency());
   for (const std::string& setting : arguments.settings) {
     const std::vector<std::string> parts = absl::StrSplit(setting, absl::MaxSplits('=', 1));
-    if (parts.size() != 2)
+    if (parts.size() != 2) {
       return absl::InvalidArgumentError(
           absl::StrCat("--set got ", Quoted(setting), "; must be key=value"));
+    }
     LATHE_RETURN_IF_ERROR(SetDataField(options.spec, parts[0], parts[1]));
   }
   return options;
@@ -100,10 +101,11 @@ void PrintPreview(const DatasetPreview& preview) {
 }
 
 void Print(const Arguments& arguments, const DatasetReport& report) {
-  if (arguments.json)
+  if (arguments.json) {
     absl::PrintF("%s\n", ReportToJson(report));
-  else
+  } else {
     PrintReport(report, !arguments.model.empty());
+  }
 }
 
 absl::Status Check(const Arguments& arguments) {
@@ -125,10 +127,11 @@ absl::Status Preview(const Arguments& arguments) {
   LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(arguments, options));
   LATHE_ASSIGN_OR_RETURN(const DatasetPreview preview,
                          PreviewRow(SourceOf(arguments), *model, arguments.row, options));
-  if (arguments.json)
+  if (arguments.json) {
     absl::PrintF("%s\n", PreviewToJson(preview));
-  else
+  } else {
     PrintPreview(preview);
+  }
   return absl::OkStatus();
 }
 

@@ -126,8 +126,9 @@ int SendFailed(ChildChannel& channel, const absl::Status& status) {
 absl::StatusOr<Done> ReceiveAndRun(ChildChannel& channel) {
   ParentMessage first;
   LATHE_RETURN_IF_ERROR(channel.Receive(first));
-  if (!first.has_task())
+  if (!first.has_task()) {
     return absl::InvalidArgumentError("lathe-prepare: the first message must be a task");
+  }
   ParentLink link(channel);
   LATHE_RETURN_IF_ERROR(link.Report("start", 0));
   return RunTask(first.task(), link);
