@@ -21,7 +21,7 @@ import shards
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 PEER = ROOT / "tests" / "bench" / "hf_peer.py"
-REAL_ROWS = ROOT / "examples" / "support-desk.jsonl"
+ALPACA_LENGTHS = ROOT / "tests" / "bench" / "alpaca_lengths.json"
 SEED = 1
 BATCH = 8
 LEARNING_RATE = 3e-4
@@ -60,15 +60,20 @@ def step_flops(case, step):
 
 def dense_rows(count):
     """Answers longer than max_length: cut, so that all rows are equally long and nothing is padding."""
-    words = "lamp parcel order plug button guarantee invoice address payment box return delivery".split()
     source = random.Random(7)
-    return [{"instruction": f"Go on, {i}.", "output": " ".join(source.choice(words) for _ in range(700))} for i in range(count)]
+    return [{"instruction": f"Go on, {i}.", "output": words(source, 700)} for i in range(count)]
 
 
-def real_rows(count):
-    rows = [json.loads(line) for line in REAL_ROWS.read_text().splitlines()]
-    kept = [{k: r[k] for k in ("instruction", "input", "output")} for r in rows if r.get("split") != "validation"]
-    return kept[:count]
+def alpaca_rows(count):
+    """As many words in question and answer as the rows have that LLaMA-Factory shows its tuning with."""
+    lengths = json.loads(ALPACA_LENGTHS.read_text())["words_of_question_and_answer"]
+    source = random.Random(7)
+    return [{"instruction": words(source, question), "output": words(source, answer)} for question, answer in lengths[:count]]
+
+
+def words(source, count):
+    known = "lamp parcel order plug button guarantee invoice address payment box return delivery".split()
+    return " ".join(source.choice(known) for _ in range(count))
 
 
 def write_rows(path, rows):
@@ -301,9 +306,9 @@ def cases_of(bench, quick):
             steps.append((Case(f"{shape} LoRA, dense", model, dense_rows(count), 256, 8, n), 2 if quick else 3))
         if quick:
             continue
-        steps.append((Case(f"{shape} LoRA, real rows", model, real_rows(count), 512, 4, threads), 3))
+        steps.append((Case(f"{shape} LoRA, alpaca's lengths", model, alpaca_rows(count), 1024, 4, threads), 3))
         steps.append((Case(f"{shape} full, dense", model, dense_rows(count), 256, 8, threads, "full"), 3))
-    steps.append((Case("SmolLM2-135M LoRA, real rows", smol, real_rows(count), 512, 4, threads), 1 if quick else 3))
+    steps.append((Case("SmolLM2-135M LoRA, alpaca's lengths", smol, alpaca_rows(BATCH * 3), 1024, 4, threads), 1 if quick else 3))
     if not quick:
         steps.append((Case("SmolLM2-135M LoRA, dense", smol, dense_rows(BATCH * 3), 256, 8, threads), 3))
     stories = [{"instruction": f"Tell a long story about a {thing}.", "output": "-"} for thing in THINGS]
