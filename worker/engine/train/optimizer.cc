@@ -17,16 +17,17 @@ double NormOf(const at::Tensor& values) {
 }  // namespace
 
 AdamW::AdamW(at::Tensor values, const AdamWOptions& options, const std::vector<DecayRange>& ranges)
-    : options_(options), num_steps_(at::zeros({}, values.options().dtype(at::kFloat))) {
-  const at::Tensor first = at::zeros_like(values);
-  const at::Tensor second = at::zeros_like(values);
+    : options_(options),
+      first_moments_(at::zeros_like(values)),
+      second_moments_(at::zeros_like(values)),
+      num_steps_(at::zeros({}, values.options().dtype(at::kFloat))) {
   int64_t begin = 0;
   for (const DecayRange& range : ranges) {
     Parts& parts = range.decays ? decayed_ : others_;
     parts.begins.push_back(begin);
     parts.values.push_back(values.narrow(0, begin, range.size));
-    parts.first_moments.push_back(first.narrow(0, begin, range.size));
-    parts.second_moments.push_back(second.narrow(0, begin, range.size));
+    parts.first_moments.push_back(first_moments_.narrow(0, begin, range.size));
+    parts.second_moments.push_back(second_moments_.narrow(0, begin, range.size));
     begin += range.size;
   }
   TORCH_CHECK(begin == values.numel(), "ranges have ", begin, " of ", values.numel(), " values");
@@ -38,6 +39,18 @@ void AdamW::Step(const at::Tensor& gradients, double learning_rate) {
   num_steps_.add_(1);
   StepParts(decayed_, gradients, learning_rate, options_.weight_decay);
   StepParts(others_, gradients, learning_rate, 0);
+}
+
+void AdamW::Restore(const at::Tensor& first_moments, const at::Tensor& second_moments,
+                    int64_t num_steps) {
+  const at::NoGradGuard no_grad;
+  TORCH_CHECK_VALUE(first_moments.sizes() == first_moments_.sizes() &&
+                        second_moments.sizes() == second_moments_.sizes(),
+                    "moments are of ", first_moments.numel(), " and ", second_moments.numel(),
+                    " values; must be of ", first_moments_.numel());
+  first_moments_.copy_(first_moments);
+  second_moments_.copy_(second_moments);
+  num_steps_.fill_(num_steps);
 }
 
 void AdamW::StepParts(const Parts& parts, const at::Tensor& gradients, double learning_rate,

@@ -34,6 +34,13 @@ class AdamW {
   // `gradients` [P], of the type of the values.
   void Step(const at::Tensor& gradients, double learning_rate);
 
+  // Its own tensors, [P]: moving averages of the gradients and of their squares.
+  const at::Tensor& first_moments() const { return first_moments_; }
+  const at::Tensor& second_moments() const { return second_moments_; }
+  // Goes on as after `num_steps` steps that left these moments, which are copied.
+  void Restore(const at::Tensor& first_moments, const at::Tensor& second_moments,
+               int64_t num_steps);
+
  private:
   // Parts of the flat tensors; all of one kind are updated by one call.
   struct Parts {
@@ -46,6 +53,8 @@ class AdamW {
                  double weight_decay) const;
 
   const AdamWOptions options_;
+  at::Tensor first_moments_;
+  at::Tensor second_moments_;
   Parts decayed_;
   Parts others_;
   at::Tensor num_steps_;  // [], float32, beside the values, as the kernel wants it.

@@ -91,11 +91,11 @@ Trainer::Trainer(TrainerParts parts, const JobSpec& spec)
 absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   Timing timing;
   Lap step_lap(parts_.clock);
-  const StepPlan plan =
-      PlanStep(parts_.rows, order_.RowsOfStep(num_done_), spec_.micro_batch_tokens);
+  const std::vector<uint32_t> rows = order_.RowsOfStep(num_done_);
+  const StepPlan plan = PlanStep(parts_.rows, rows, spec_.micro_batch_tokens);
   LATHE_RETURN_IF_ERROR(CheckTrainable(plan));
   parameters_.ZeroGradients();
-  at::Tensor losses = ForwardBackward(plan, stop, timing);
+  LATHE_ASSIGN_OR_RETURN(at::Tensor losses, ForwardBackward(plan, stop, timing));
 
   Lap lap(parts_.clock);
   LATHE_RETURN_IF_ERROR(Reduce(losses));
@@ -110,7 +110,10 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   lap.AddTo(timing.optimizer);
 
   step_lap.AddTo(timing.step);
+  const auto epoch = static_cast<uint64_t>(num_done_ / order_.steps_per_epoch());
+  for (const uint32_t row : rows) ledger_ = MixKey({ledger_, epoch, row});
   ++num_done_;
+  ++num_timed_;
   busy_ += timing.step;
   stopped_ = losses[-1].item<double>() > 0;
   const StepStats stats = ReadStats(plan, losses, timing);
@@ -118,28 +121,55 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   return stats;
 }
 
-at::Tensor Trainer::ForwardBackward(const StepPlan& plan, bool stop, Timing& timing) {
+TrainerState Trainer::state() {
+  return {num_done_, ledger_, parameters_.values(), optimizer_.first_moments(),
+          optimizer_.second_moments()};
+}
+
+void Trainer::Restore(const TrainerState& state) {
+  const at::NoGradGuard no_grad;
+  TORCH_CHECK_VALUE(state.values.sizes() == parameters_.values().sizes(), "state is of ",
+                    state.values.numel(), " parameters; must be of ", num_parameters());
+  optimizer_.Restore(state.first_moments, state.second_moments, state.num_done);
+  parameters_.values().copy_(state.values);
+  num_done_ = state.num_done;
+  ledger_ = state.ledger;
+}
+
+double Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing) {
+  const PackedBatch batch = BuildMicroBatch(parts_.rows, plan.micro_batches[index]);
+  if (batch.labels.empty()) return 0;
+  const uint64_t dropout_seed = MixKey(
+      {static_cast<uint64_t>(spec_.seed), static_cast<uint64_t>(num_done_), uint64_t{index}});
+  Lap lap(parts_.clock);
+  const at::Tensor loss_sum =
+      parts_.model.LossSum(batch, parts_.adapter, /*training=*/true, dropout_seed);
+  const auto loss = loss_sum.item<double>();
+  lap.AddTo(timing.forward);
+  // The last one of this rank. Without labels it never comes here: then Finish() starts the sums,
+  // and so it does where the gradients of this micro-batch alone are asked for.
+  const bool last = index + static_cast<size_t>(parts_.group.size()) >= plan.micro_batches.size();
+  if (last && !(index == 0 && probe_)) buckets_.Arm();
+  loss_sum.backward();
+  lap.AddTo(timing.backward);
+  return loss;
+}
+
+absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool stop,
+                                                    Timing& timing) {
   const size_t num_micro_batches = plan.micro_batches.size();
   at::Tensor losses = at::zeros({static_cast<int64_t>(num_micro_batches) + 1}, at::kDouble);
   for (size_t i = 0; i < num_micro_batches; ++i) {
     if (!IsOwnMicroBatch(i, parts_.group.rank(), parts_.group.size())) continue;
     parts_.observer.OnPhase("train");
-    const PackedBatch batch = BuildMicroBatch(parts_.rows, plan.micro_batches[i]);
-    if (batch.labels.empty()) continue;
-    const uint64_t dropout_seed =
-        MixKey({static_cast<uint64_t>(spec_.seed), static_cast<uint64_t>(num_done_), uint64_t{i}});
-    Lap lap(parts_.clock);
-    const at::Tensor loss_sum =
-        parts_.model.LossSum(batch, parts_.adapter, /*training=*/true, dropout_seed);
-    losses[static_cast<int64_t>(i)] = loss_sum.item<double>();
-    lap.AddTo(timing.forward);
-    // The last one of this rank. Without labels it never comes here: then Finish() starts the sums.
-    if (i + static_cast<size_t>(parts_.group.size()) >= num_micro_batches) buckets_.Arm();
-    loss_sum.backward();
-    lap.AddTo(timing.backward);
+    const double loss = RunMicroBatch(plan, i, timing);
+    losses[static_cast<int64_t>(i)] = loss;
+    if (i == 0 && probe_) {
+      LATHE_RETURN_IF_ERROR(std::exchange(probe_, nullptr)(loss, parameters_.gradients()));
+    }
   }
   losses[-1] = stop ? 1.0 : 0.0;
-  if (num_done_ == 0) parameters_.CheckViews();
+  if (num_timed_ == 0) parameters_.CheckViews();
   return losses;
 }
 
@@ -196,7 +226,7 @@ StepStats Trainer::ReadStats(const StepPlan& plan, const at::Tensor& losses,
   stats.reduce_time = timing.reduce;
   stats.optimizer_time = timing.optimizer;
   stats.epoch = order_.EpochAfter(num_done_);
-  stats.remaining = busy_ / num_done_ * (num_steps() - num_done_);
+  stats.remaining = busy_ / num_timed_ * (num_steps() - num_done_);
   return stats;
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,16 @@ struct TrainerParts {
   const Clock& clock;
 };
 
+// What a training is between two steps, beside its rows and settings. Randomness, order of the rows
+// and learning rate follow from num_done.
+struct TrainerState {
+  int64_t num_done = 0;
+  uint64_t ledger = 0;
+  at::Tensor values;          // [P], as FlatParameters.
+  at::Tensor first_moments;   // [P]
+  at::Tensor second_moments;  // [P]
+};
+
 // Data-parallel fine-tuning of one adapter or a whole model, as one rank of the group. semantics.md
 // sections 0 and 1: loss = sum over all ranks and micro-batches of token losses / trained tokens of
 // the step. The same seed, data and number of ranks give the same bits. Thread-compatible; throws
@@ -52,6 +63,20 @@ class Trainer {
   // Unavailable: a peer is gone. REQUIRES: num_done() < num_steps().
   absl::StatusOr<StepStats> Step(bool stop = false);
 
+  // Shares memory with the trainer: valid until the next step.
+  TrainerState state();
+  // Goes on from another trainer's state, which is copied. REQUIRES: no step was taken. Throws
+  // c10::Error: it is of another number of parameters.
+  void Restore(const TrainerState& state);
+  // Of every row that was trained on so far, in order, MixKey({hash before, epoch, row}): two runs
+  // with equal hashes have counted the same rows in the same order.
+  uint64_t ledger() const { return ledger_; }
+
+  // Sees loss sum and flat gradients [P] of the next step's first micro-batch alone, on the rank
+  // that computes it; others never call it. An error ends the step before anything changes.
+  using Probe = std::function<absl::Status(double loss_sum, const at::Tensor& gradients)>;
+  void ProbeNextStep(Probe probe) { probe_ = std::move(probe); }
+
   // Of the last step: reduced over all ranks, divided by the trained tokens and clipped. [P]
   const at::Tensor& gradients() { return parameters_.gradients(); }
   const FlatParameters& parameters() const { return parameters_; }
@@ -62,7 +87,9 @@ class Trainer {
 
   // Loss sum per micro-batch [M + 1] (0 for those of other ranks; last: the request to stop);
   // gradients are added to the flat buffer, and the last backward pass starts to reduce them.
-  at::Tensor ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
+  absl::StatusOr<at::Tensor> ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
+  // The loss sum of micro-batch `index`, whose gradients are added to the flat buffer.
+  double RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing);
   absl::Status Reduce(at::Tensor& losses);
   absl::Status CheckTrainable(const StepPlan& plan) const;
   absl::Status CheckLosses(const StepPlan& plan, const at::Tensor& losses) const;
@@ -77,8 +104,11 @@ class Trainer {
   GradientBuckets buckets_;
   AdamW optimizer_;
   int64_t num_done_ = 0;
+  uint64_t ledger_ = 0;
+  Probe probe_;  // Empty: nobody asks.
   bool stopped_ = false;
-  absl::Duration busy_;  // Of all steps so far.
+  absl::Duration busy_;    // Of all steps that were taken here,
+  int64_t num_timed_ = 0;  // whose number is this.
 };
 
 }  // namespace lathe

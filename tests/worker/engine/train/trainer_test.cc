@@ -36,15 +36,18 @@ JobSpec Spec() {
 // One rank with a model of its own, as in a process of its own. It trains an adapter, or with
 // method full every parameter.
 struct RankState {
+  // `dropout` not 0: a new adapter with it.
   RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false,
-            bool checkpointing = false) {
+            bool checkpointing = false, double dropout = 0) {
     const bool full = spec.method == "full";
     auto loaded = LanguageModel::Load(
         "tests/data/tiny-llama",
         {.fp64 = fp64, .activation_checkpointing = checkpointing, .trainable = full});
     EXPECT_TRUE(loaded.ok()) << loaded.status();
     model = *std::move(loaded);
-    if (!full) {
+    if (!full && dropout > 0) {
+      EXPECT_TRUE(model->AddAdapter("a", {.rank = 4, .dropout = dropout}, kSeed).ok());
+    } else if (!full) {
       EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
     }
     trainer = std::make_unique<Trainer>(
@@ -195,6 +198,107 @@ TEST(TrainerTest, SameSeedAndRanksGiveTheSameBits) {
   EXPECT_TRUE(at::equal(first.values, other_rank.values));
   spec.seed = 6;
   EXPECT_FALSE(at::equal(first.values, RunRanks(2, 0, rows, spec, false).values));
+}
+
+struct ResumeCase {
+  const char* name;
+  int ranks;
+  const char* method;
+  double dropout;
+};
+class ResumeTest : public ::testing::TestWithParam<ResumeCase> {};
+INSTANTIATE_TEST_SUITE_P(Trainings, ResumeTest,
+                         ::testing::Values(ResumeCase{"OneRank", 1, "sft", 0.2},
+                                           ResumeCase{"TwoRanks", 2, "sft", 0.2},
+                                           ResumeCase{"AllParameters", 2, "full", 0}),
+                         [](const auto& test) { return test.param.name; });
+
+// Its own memory, as a file's.
+TrainerState CopyOf(const TrainerState& state) {
+  return {state.num_done, state.ledger, state.values.clone(), state.first_moments.clone(),
+          state.second_moments.clone()};
+}
+
+TEST_P(ResumeTest, ATrainingThatGoesOnEndsWithTheSameBits) {
+  at::set_num_threads(1);
+  const Shard rows = UnevenRows();
+  JobSpec spec = Spec();
+  spec.epochs = 3;
+  spec.method = GetParam().method;
+  spec.weight_decay = 0.1;
+  testing::LocalGroup(GetParam().ranks).Run([&](Communicator& group) {
+    RankState whole(group, rows, spec, false, false, GetParam().dropout);
+    TrainerState middle;
+    while (whole.trainer->num_done() < whole.trainer->num_steps()) {
+      ASSERT_TRUE(whole.trainer->Step().ok());
+      if (whole.trainer->num_done() == 3) middle = CopyOf(whole.trainer->state());
+    }
+    RankState second(group, rows, spec, false, false, GetParam().dropout);
+    second.trainer->Restore(middle);
+    EXPECT_EQ(second.trainer->num_done(), 3);
+    while (second.trainer->num_done() < second.trainer->num_steps()) {
+      ASSERT_TRUE(second.trainer->Step().ok());
+    }
+    const TrainerState expected = whole.trainer->state();
+    const TrainerState got = second.trainer->state();
+    EXPECT_TRUE(at::equal(got.values, expected.values));
+    EXPECT_TRUE(at::equal(got.first_moments, expected.first_moments));
+    EXPECT_TRUE(at::equal(got.second_moments, expected.second_moments));
+    EXPECT_EQ(got.ledger, expected.ledger);
+    EXPECT_EQ(second.observer.steps.front().step, 4);
+    EXPECT_EQ(second.observer.steps.front().remaining, 2 * second.observer.steps.front().step_time);
+  });
+}
+
+TEST(TrainerTest, TheLedgerTellsWhichRowsWereCountedInWhichOrder) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = UnevenRows();
+  const auto ledger = [&](int64_t seed, int num_steps) {
+    JobSpec spec = Spec();
+    spec.seed = seed;
+    spec.epochs = 2;
+    RankState rank(*solo, rows, spec);
+    for (int i = 0; i < num_steps; ++i) EXPECT_TRUE(rank.trainer->Step().ok());
+    return rank.trainer->ledger();
+  };
+  EXPECT_EQ(ledger(5, 2), ledger(5, 2));
+  EXPECT_NE(ledger(5, 2), ledger(6, 2));
+  EXPECT_NE(ledger(5, 2), ledger(5, 4));
+  EXPECT_EQ(ledger(5, 0), 0U);
+}
+
+TEST(TrainerTest, AProbeSeesTheFirstMicroBatchAloneAndChangesNoBit) {
+  at::set_num_threads(1);
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = UnevenRows();
+  RankState plain(*solo, rows, Spec());
+  RankState probed(*solo, rows, Spec());
+  int calls = 0;
+  probed.trainer->ProbeNextStep([&](double loss_sum, const at::Tensor& gradients) {
+    ++calls;
+    EXPECT_GT(loss_sum, 0);
+    EXPECT_GT(at::linalg_vector_norm(gradients).item<double>(), 0);
+    return absl::OkStatus();
+  });
+  for (int i = 0; i < 2; ++i) {
+    ASSERT_TRUE(plain.trainer->Step().ok());
+    ASSERT_TRUE(probed.trainer->Step().ok());
+  }
+  EXPECT_EQ(calls, 1);
+  EXPECT_TRUE(at::equal(plain.trainer->state().values, probed.trainer->state().values));
+}
+
+TEST(TrainerTest, AProbeThatRefusesEndsTheStepBeforeAnythingChanges) {
+  const std::unique_ptr<Communicator> solo = MakeSoloCommunicator();
+  const Shard rows = UnevenRows();
+  RankState rank(*solo, rows, Spec());
+  const TrainerState before = CopyOf(rank.trainer->state());
+  rank.trainer->ProbeNextStep(
+      [](double, const at::Tensor&) { return absl::DataLossError("other bits"); });
+  EXPECT_EQ(rank.trainer->Step().status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(at::equal(rank.trainer->state().values, before.values));
+  EXPECT_EQ(rank.trainer->num_done(), 0);
+  EXPECT_TRUE(rank.observer.steps.empty());
 }
 
 TEST(TrainerTest, ReportsTheStep) {
