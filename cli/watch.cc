@@ -141,6 +141,12 @@ std::string Summary(const v1::Job& job) {
   std::string out = absl::StrCat(job.id(), ": ", StateName(job.state()));
   if (!job.error().empty()) absl::StrAppend(&out, ": ", job.error());
   absl::StrAppend(&out, "\n");
+  if (job.resumed_step() > 0) {
+    absl::StrAppend(&out, "went on after step ", job.resumed_step(), ": ",
+                    job.resume_verified() ? "verified, the bits of the run before"
+                                          : "not verified, the checkpoint is of another machine",
+                    "\n");
+  }
   if (job.has_evaluation_before() && job.has_evaluation_after()) {
     const double before = job.evaluation_before().loss();
     const double after = job.evaluation_after().loss();

@@ -23,8 +23,7 @@ struct LoraSpec {
 };
 
 struct CheckpointSpec {
-  int every_steps = 100;  // [1, 1000000]. Kept for exact resume; ignored by version 1, which
-                          // restarts from step 0.
+  int every_steps = 100;  // Optimizer steps between two checkpoints, [1, 1000000].
 };
 
 struct JobSpec {

@@ -54,6 +54,9 @@ struct Ended {
   std::string adapter_sha256 = {};    // Of a rank.
   int64_t trained_parameters = 0;     // Of a rank.
   std::optional<Parity> parity = {};  // Of rank 0.
+  int64_t resumed_step = 0;           // Of rank 0.
+  bool resume_verified = false;       // Of rank 0.
+  std::string ledger = {};            // Of rank 0: 16 hexadecimal digits.
   std::string payload = {};           // The whole report, opaque here.
 };
 

@@ -86,6 +86,9 @@ class Core {
                            int64_t attempt) const;
   // REQUIRES for the next two: `assignment` came from Accept.
   void OnRendezvous(const Assignment& assignment, const RendezvousPoint& point, Effects& out);
+  // Its files are stored. One that is not newer than the job's counts for nothing.
+  void OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
+                    Effects& out);
   void OnEvaluation(const Assignment& assignment, bool before, const Evaluation& evaluation,
                     Effects& out);
   // Also for assignments that Accept refuses: their slots come free.

@@ -43,6 +43,7 @@ std::string Describe(const Placement& placement, const Job& job, const Fleet& fl
     absl::StrAppend(&text, rank == 0 ? "" : ",", " rank ", rank, " on ",
                     fleet.NameOf(placement.workers[rank]));
   }
+  if (job.checkpoint.step > 0) absl::StrAppend(&text, "; goes on after step ", job.checkpoint.step);
   return text;
 }
 
@@ -163,7 +164,9 @@ void Core::Finish(Run& run, JobState state, absl::Time now, std::string message,
   Move(run, state);
   run.job.reason.clear();
   run.job.end_time = now;
+  FileTree checkpoint = std::exchange(run.job.checkpoint.files, {});
   Record(run, now, std::move(message), out);
+  out.changes.back().dropped = std::move(checkpoint);
   const JobId id = run.job.id;
   std::erase(queue_, id);
   runs_.erase(id);
@@ -339,6 +342,9 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
   }
   run.job.result_model = run.job.spec.name;
   run.job.trained_parameters = outcomes[0].trained_parameters;
+  run.job.resumed_step = outcomes[0].resumed_step;
+  run.job.resume_verified = outcomes[0].resume_verified;
+  run.job.ledger = outcomes[0].ledger;
   const Model model = ResultOf(run.job, outcomes[0], now);
   Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
   out.changes.back().model = model;

@@ -44,6 +44,12 @@ struct ParentAdapter {
   FileTree files = {};
 };
 
+// Where a training can go on.
+struct SavedCheckpoint {
+  int64_t step = 0;     // Optimizer steps that it has. 0: there is none.
+  FileTree files = {};  // Empty once the job has ended.
+};
+
 inline constexpr char kStagePrepare[] = "prepare";
 inline constexpr char kStageTrain[] = "train";
 
@@ -76,6 +82,11 @@ struct Job {
   std::string result_model = {};
   std::vector<std::string> adapter_sha256;  // By rank; of a whole model with method full.
   int64_t trained_parameters = 0;           // Of rank 0; 0 until it has trained.
+  SavedCheckpoint checkpoint = {};          // The newest.
+  // Of rank 0 at the end: v1.Job.
+  int64_t resumed_step = 0;
+  bool resume_verified = false;
+  std::string ledger = {};
 };
 
 struct JobEvent {
@@ -138,6 +149,7 @@ struct JobChange {
   std::vector<JobEvent> events;
   std::optional<Model> model;      // A result.
   std::optional<FileTree> shards;  // To be kept under job.shard_key.
+  FileTree dropped = {};           // What the job needs no more once this is stored.
 };
 
 }  // namespace lathe

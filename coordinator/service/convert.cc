@@ -144,6 +144,10 @@ v1::Job ToProto(const Job& job, const StepRecord* last_step) {
   proto.set_trained_parameters(job.trained_parameters);
   proto.set_base_parameters(job.base.parameters);
   proto.set_parent_sha256(job.parent.sha256);
+  proto.set_checkpoint_step(job.checkpoint.step);
+  proto.set_resumed_step(job.resumed_step);
+  proto.set_resume_verified(job.resume_verified);
+  proto.set_ledger(job.ledger);
   proto.set_spec_version(job.spec_version);
   proto.set_request_id(job.request_id);
   return proto;
@@ -205,6 +209,9 @@ absl::StatusOr<Ended> FromProto(const internal::v1::Ended& proto) {
   LATHE_ASSIGN_OR_RETURN(ended.outputs, FromProto(proto.outputs()));
   ended.adapter_sha256 = proto.done().adapter_sha256();
   ended.trained_parameters = proto.done().trained_parameters();
+  ended.resumed_step = proto.done().resumed_step();
+  ended.resume_verified = proto.done().resume_verified();
+  ended.ledger = absl::StrCat(absl::Hex(proto.done().ledger(), absl::kZeroPad16));
   if (proto.done().has_parity()) ended.parity = FromProto(proto.done().parity());
   ended.payload = proto.done().SerializeAsString();
   return ended;

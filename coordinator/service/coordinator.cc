@@ -91,7 +91,10 @@ void Coordinator::Apply(Effects effects) {
     on_fatal_(Annotate(status, "a decision could not be stored"));
     return;
   }
-  for (const JobChange& change : effects.changes) Publish(change);
+  for (const JobChange& change : effects.changes) {
+    Publish(change);
+    if (!change.dropped.empty()) DropBlobsOnLoop(change.dropped);
+  }
   for (const Command& command : effects.commands) Send(command);
   for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
   probe_.OnFleet(core_.fleet());

@@ -151,6 +151,8 @@ class Coordinator {
   void OnHeartbeat(AgentLink& link, const internal::v1::Heartbeat& heartbeat);
   void OnUpdate(const AgentLink& link, const internal::v1::AssignmentUpdate& update);
   void OnStep(const Assignment& assignment, const v1::StepStats& step);
+  void OnCheckpoint(const Assignment& assignment, const internal::v1::SavedCheckpoint& saved,
+                    Effects& effects);
   void OnEndedUpdate(const AgentLink& link, const internal::v1::AssignmentUpdate& update);
   absl::StatusOr<std::string> StartErrandOnLoop(const std::string& role, ErrandTask task,
                                                 absl::Time deadline, ErrandCallbacks callbacks);

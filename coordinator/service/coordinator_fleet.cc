@@ -109,6 +109,9 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
     case pb::AssignmentUpdate::kStep:
       OnStep(*assignment, update.step());
       break;
+    case pb::AssignmentUpdate::kCheckpoint:
+      OnCheckpoint(*assignment, update.checkpoint(), effects);
+      break;
     case pb::AssignmentUpdate::kProgress:
       if (const auto errand = errands_.find(update.job_id());
           errand != errands_.end() && errand->second.callbacks.on_progress) {
@@ -119,6 +122,24 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
       break;
   }
   Apply(std::move(effects));
+}
+
+// A checkpoint whose files are not all here is none.
+void Coordinator::OnCheckpoint(const Assignment& assignment, const pb::SavedCheckpoint& saved,
+                               Effects& effects) {
+  absl::StatusOr<FileTree> files = FromProto(saved.files());
+  absl::Status status = files.status();
+  if (status.ok() && (files->empty() || saved.step() < 1)) {
+    status = absl::InvalidArgumentError("has no files or no step");
+  }
+  if (status.ok()) status = CheckBlobs(*files);
+  if (!status.ok()) {
+    LogWarning(absl::StrCat(assignment.owner, ": checkpoint after step ", saved.step(), ": ",
+                            status.message()));
+    return;
+  }
+  core_.OnCheckpoint(assignment, saved.step(), *std::move(files), clock_.Now(), effects);
+  probe_.OnBlobBytes(blobs_.total_bytes());
 }
 
 void Coordinator::OnStep(const Assignment& assignment, const v1::StepStats& reported) {

@@ -48,6 +48,9 @@ internal::v1::Assignment JobAssignment(const Assignment& assignment, const Job& 
   task->set_world_size(assignment.world_size);
   task->set_rendezvous_fd(-1);
   (*proto.mutable_inputs())["shards"] = ToProto(shards);
+  if (!job.checkpoint.files.empty()) {
+    (*proto.mutable_inputs())["resume"] = ToProto(job.checkpoint.files);
+  }
   if (!job.parent.files.empty()) (*proto.mutable_inputs())["parent"] = ToProto(job.parent.files);
   return proto;
 }

@@ -389,6 +389,7 @@ absl::StatusOr<std::set<std::string>> SqliteStore::ReferencedBlobs() {
     blobs.insert(job.dataset_blob.sha256);
     add(job.base.files);
     add(job.parent.files);
+    add(job.checkpoint.files);
   }
   return blobs;
 }

@@ -36,6 +36,7 @@ class MainLineTest(unittest.TestCase):
         self.assertLess(job["evaluation_after"]["loss"], job["evaluation_before"]["loss"])
         self.assertEqual(job["attempt"], "1")
         self.assertEqual(job["trained_parameters"], "4096")
+        self.assertTrue(only_hex(4 * job["ledger"]))
         model = self.service.json("models", "get", "first")
         self.assertEqual((model["architecture"], model["parameters"]), ("llama", "4096"))
         self.assertEqual(model["parity"].get("max_logit_difference", 0), 0)
@@ -61,6 +62,21 @@ class MainLineTest(unittest.TestCase):
         self.assertEqual(done["adapter_sha256"], self.first["adapter_sha256"])
         messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
         self.assertTrue(any("killed by signal 9" in m and "rank" in m for m in messages), messages)
+
+    def test_the_next_attempt_goes_on_after_a_checkpoint_and_proves_it(self):
+        job = self.service.submit("name=third", "checkpoint.every_steps=20", *JOB)
+        wait_for(lambda: int(self.service.job(job)["checkpoint_step"]) >= 40, "the second checkpoint")
+        os.kill(max(self.service.trainers()), signal.SIGKILL)
+        done = self.service.wait_job(job)
+        self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
+        self.assertEqual(done["attempt"], "2")
+        self.assertGreaterEqual(int(done["resumed_step"]), 40)
+        self.assertTrue(done["resume_verified"])
+        self.assertEqual(done["ledger"], self.first["ledger"])
+        self.assertEqual(done["adapter_sha256"], self.first["adapter_sha256"])
+        self.assertEqual(done["evaluation_after"], self.first["evaluation_after"])
+        messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
+        self.assertTrue(any(f"goes on after step {done['resumed_step']}" in m for m in messages), messages)
 
     def test_no_socket_listens_off_loopback_while_a_job_trains(self):
         job = self.service.submit("name=sockets", *JOB)

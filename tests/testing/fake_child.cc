@@ -101,6 +101,18 @@ void Write(const Child& child, const std::string& path, size_t size) {
   std::ofstream(file) << std::string(size, 'x');
 }
 
+// A folder with one file of `size` bytes, and the message that it is whole.
+void WriteCheckpoint(Child& child, const std::string& name, int step, size_t size) {
+  const std::filesystem::path dir =
+      std::filesystem::path(child.task.train().checkpoint_dir()) / name;
+  std::filesystem::create_directories(dir);
+  std::ofstream(dir / "state") << std::string(size, 'c');
+  pb::ChildMessage message;
+  message.mutable_checkpoint()->set_name(name);
+  message.mutable_checkpoint()->set_step(step);
+  child.Send(message);
+}
+
 void WaitForRendezvous(Child& child) {
   const pb::ParentMessage message = child.Receive();
   std::printf("rendezvous %s %d\n", message.rendezvous().host().c_str(),
@@ -176,6 +188,10 @@ void Do(Child& child, const std::string& line) {
   } else if (verb == "write") {
     words >> text >> number;
     Write(child, text, static_cast<size_t>(number));
+  } else if (verb == "checkpoint") {
+    int step = 0;
+    words >> text >> step >> number;
+    WriteCheckpoint(child, text, step, static_cast<size_t>(number));
   } else if (verb == "link") {
     std::filesystem::create_directories(child.output_dir);
     std::filesystem::create_symlink("/etc/hostname", child.output_dir + "/link");

@@ -41,6 +41,17 @@ AssignmentRun::AssignmentRun(pb::Assignment assignment, const AgentParts& parts)
     chats_ = std::make_unique<ChatRelay>(parts_.channel, parts_.transfers, supervisor_,
                                          folders_.adapters());
   }
+  if (OwnsRendezvous(assignment_.task())) {
+    checkpoints_ = std::make_unique<CheckpointRelay>(
+        parts_.transfers,
+        CheckpointRelay::Origin{assignment_.job_id(), assignment_.attempt(),
+                                folders_.checkpoints()},
+        [this](pb::SavedCheckpoint saved) {
+          pb::AssignmentUpdate update;
+          *update.mutable_checkpoint() = std::move(saved);
+          Push(std::move(update));
+        });
+  }
   thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
 }
 
@@ -72,6 +83,7 @@ void AssignmentRun::Run(const std::stop_token& stop) {
   parts_.probe.OnAssignmentStarted(kind);
   pb::Ended ended = Execute(stop);
   if (chats_ != nullptr) chats_->Finish(ended.message());
+  checkpoints_.reset();  // Before its folder goes.
   if (ended.ByteSizeLong() > kMaxEndedBytes) {
     ended = EndedByAgent(origin_.source, absl::InvalidArgumentError(
                                              absl::StrCat("its result has ", ended.ByteSizeLong(),
@@ -177,6 +189,9 @@ void AssignmentRun::OnMessage(const pb::ChildMessage& message) {
     case pb::ChildMessage::kProgress:
       update.set_progress(CleanLine(message.progress().substr(0, kMaxProgressBytes)));
       return Push(std::move(update));
+    case pb::ChildMessage::kCheckpoint:
+      if (checkpoints_ != nullptr) checkpoints_->Offer(message.checkpoint());
+      return;
     case pb::ChildMessage::kText:
       if (chats_ != nullptr) chats_->OnText(message.text());
       return;

@@ -15,6 +15,7 @@
 #include "worker/agent/agent_probe.h"
 #include "worker/agent/assignment_task.h"
 #include "worker/agent/chat_relay.h"
+#include "worker/agent/checkpoint_relay.h"
 #include "worker/agent/log_publisher.h"
 #include "worker/agent/outbox.h"
 #include "worker/agent/spawner.h"
@@ -72,6 +73,7 @@ class AssignmentRun final : public ChildListener {
   Supervisor supervisor_;
   UniqueFd listener_socket_;          // Of rank 0, until its child has it. Of thread_ alone.
   std::unique_ptr<ChatRelay> chats_;  // Of a serve assignment; constant after construction.
+  std::unique_ptr<CheckpointRelay> checkpoints_;  // Of rank 0 likewise.
   std::atomic<bool> has_rendezvous_ = false;
   std::atomic<bool> ended_ = false;
   std::atomic<bool> finished_ = false;

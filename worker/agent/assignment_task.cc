@@ -28,7 +28,7 @@ InputNames InputsOf(const pb::Task& task) {
     case pb::Task::kPrepare:
       return {{"data", "model"}, {}};
     case pb::Task::kTrain:
-      return {{"model", "shards"}, {"parent"}};
+      return {{"model", "shards"}, {"parent", "resume"}};
     case pb::Task::kServe:
       return {{"model"}, {}};
     case pb::Task::TASK_NOT_SET:
@@ -153,6 +153,10 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
       task.mutable_train()->set_output_dir(folders.output().string());
       task.mutable_train()->set_parent_dir(
           assignment.inputs().contains("parent") ? folders.input("parent").string() : "");
+      task.mutable_train()->set_checkpoint_dir(OwnsRendezvous(task) ? folders.checkpoints().string()
+                                                                    : "");
+      task.mutable_train()->set_resume_dir(
+          assignment.inputs().contains("resume") ? folders.input("resume").string() : "");
       task.mutable_train()->set_rendezvous_fd(OwnsRendezvous(task) ? kRendezvousFd : -1);
       break;
     case pb::Task::kServe:

@@ -24,6 +24,7 @@ struct AssignmentFolders {
   std::filesystem::path input(const std::string& name) const { return root / "in" / name; }
   std::filesystem::path adapters() const { return root / "in" / "adapters"; }
   std::filesystem::path output() const { return root / "out"; }
+  std::filesystem::path checkpoints() const { return root / "checkpoints"; }
   std::filesystem::path work() const { return root / "work"; }
 };
 

@@ -22,6 +22,7 @@
 #include "worker/engine/train/trainer.h"
 #include "worker/formats/model_config.h"
 #include "worker/trainer/adapter_export.h"
+#include "worker/trainer/checkpointer.h"
 #include "worker/trainer/cuda_group.h"
 #include "worker/trainer/model_export.h"
 #include "worker/trainer/torch_process.h"
@@ -164,16 +165,65 @@ void LogStep(const StepStats& stats) {
                           stats.num_steps, stats.loss, stats.grad_norm));
 }
 
-absl::Status TakeAllSteps(Trainer& trainer, const std::stop_token& stop) {
+// Where the checkpoint of the task was. Every rank reads its own copy.
+absl::Status Resume(const TrainTask& task, const CheckpointContext& context, bool prove,
+                    Trainer& trainer, Resumed& resumed) {
+  LATHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(task.resume_dir));
+  LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context, DescribeMachine(CpuModel(), task.threads),
+                                   prove, trainer, resumed));
+  LogInfo(absl::StrFormat("goes on after step %d of %d, from a checkpoint of attempt %d",
+                          resumed.step, trainer.num_steps(), checkpoint.manifest.attempt));
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Checkpointer> MakeCheckpointer(const TrainTask& task, CheckpointContext context,
+                                               Trainer& trainer) {
+  if (task.checkpoint_dir.empty()) return nullptr;
+  return std::make_unique<Checkpointer>(
+      Checkpointer::Options{.writer = {.folder = task.checkpoint_dir},
+                            .every_steps = task.spec.checkpoint.every_steps,
+                            .attempt = task.attempt,
+                            .context = std::move(context),
+                            .machine = DescribeMachine(CpuModel(), task.threads),
+                            .published = task.checkpoint_published},
+      trainer);
+}
+
+// `checkpointer` null: nobody writes checkpoints.
+absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer,
+                          const std::stop_token& stop) {
   while (trainer.num_done() < trainer.num_steps()) {
     LATHE_ASSIGN_OR_RETURN(const StepStats stats, trainer.Step(stop.stop_requested()));
     LogStep(stats);
+    if (checkpointer != nullptr) checkpointer->AfterStep();
     if (trainer.stopped()) {
       return absl::CancelledError(
           absl::StrCat("cancelled after step ", trainer.num_done(), " of ", trainer.num_steps()));
     }
   }
   return absl::OkStatus();
+}
+
+// All steps, or those after a checkpoint.
+absl::StatusOr<Resumed> Train(Session& session, const TrainTask& task, Communicator& group,
+                              Trainer& trainer, TrainObserver& observer,
+                              const std::stop_token& stop) {
+  Resumed resumed;
+  const bool first_rank = group.rank() == 0;
+  CheckpointContext context;
+  if (!task.resume_dir.empty() || (first_rank && !task.checkpoint_dir.empty())) {
+    LATHE_ASSIGN_OR_RETURN(context, ContextOf(task.spec, task.model_dir, task.shard_dir));
+  }
+  if (task.resume_dir.empty()) {
+    LATHE_RETURN_IF_ERROR(Measure(session, task, group, /*before=*/true, observer));
+  } else {
+    // What the model was before is known since the first attempt.
+    LATHE_RETURN_IF_ERROR(Resume(task, context, first_rank, trainer, resumed));
+  }
+  const std::unique_ptr<Checkpointer> checkpointer =
+      first_rank ? MakeCheckpointer(task, std::move(context), trainer) : nullptr;
+  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, checkpointer.get(), stop));
+  return resumed;
 }
 
 // Before anybody may use the export: a fresh process must answer with it as this one does.
@@ -254,15 +304,19 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   Trainer trainer({*session.model, session.adapter, session.train, *group, observer, clock},
                   task.spec);
   LogStart(trainer, session, *group);
-  LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/true, observer));
-  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, stop));
+  LATHE_ASSIGN_OR_RETURN(const Resumed resumed,
+                         Train(session, task, *group, trainer, observer, stop));
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/false, observer));
 
   observer.OnPhase("export");
   LATHE_ASSIGN_OR_RETURN(const std::string sha256, Export(session, task, group->rank()));
   LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
   LogInfo(absl::StrCat(ResultKind(task.spec), " sha256 ", sha256));
-  TrainResult result{.adapter_sha256 = sha256, .trained_parameters = trainer.num_parameters()};
+  TrainResult result{.adapter_sha256 = sha256,
+                     .trained_parameters = trainer.num_parameters(),
+                     .ledger = trainer.ledger(),
+                     .resumed_step = resumed.step,
+                     .resume_verified = resumed.verified};
   if (group->rank() != 0) return result;
   observer.OnPhase("verify");
   LATHE_ASSIGN_OR_RETURN(result.parity, Verify(session, task, seat.device));

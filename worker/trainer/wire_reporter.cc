@@ -75,6 +75,13 @@ void WireReporter::OnEvaluation(bool before_training, const Evaluation& evaluati
   (void)channel_.Send(message);
 }
 
+void WireReporter::OnCheckpoint(const std::string& name, int64_t step) {
+  internal::v1::ChildMessage message;
+  message.mutable_checkpoint()->set_name(name);
+  message.mutable_checkpoint()->set_step(step);
+  (void)channel_.Send(message);
+}
+
 void WireReporter::Repeat(const std::stop_token& stop) {
   const auto interval = absl::ToChronoMilliseconds(options_.interval);
   while (!stop.stop_requested()) {

@@ -29,6 +29,8 @@ class WireReporter final : public TrainObserver {
   void OnPhase(absl::string_view phase) override;
   void OnStep(const StepStats& stats) override;
   void OnEvaluation(bool before_training, const Evaluation& evaluation) override;
+  // The checkpoint `name` of the task's folder is whole.
+  void OnCheckpoint(const std::string& name, int64_t step);
 
  private:
   void Repeat(const std::stop_token& stop);

@@ -75,14 +75,24 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
                         .shard_dir = task.train().shard_dir(),
                         .output_dir = task.train().output_dir(),
                         .parent_dir = task.train().parent_dir(),
+                        .checkpoint_dir = task.train().checkpoint_dir(),
+                        .resume_dir = task.train().resume_dir(),
                         .spec = Resolve(std::move(spec), "run"),
                         .threads = static_cast<int>(task.threads()),
+                        .attempt = task.attempt(),
+                        .checkpoint_published =
+                            [&](const std::filesystem::path& dir, int64_t step) {
+                              reporter.OnCheckpoint(dir.filename().string(), step);
+                            },
                         .join = [&] { return Join(task, inbox); }};
   LATHE_ASSIGN_OR_RETURN(const TrainResult result,
                          RunTrainTask(train, reporter, inbox.cancel_token()));
   pb::Done done;
   done.set_adapter_sha256(result.adapter_sha256);
   done.set_trained_parameters(result.trained_parameters);
+  done.set_ledger(result.ledger);
+  done.set_resumed_step(result.resumed_step);
+  done.set_resume_verified(result.resume_verified);
   if (result.parity.positions > 0) *done.mutable_parity() = ToProto(result.parity);
   return done;
 }

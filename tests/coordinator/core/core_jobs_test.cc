@@ -104,6 +104,48 @@ TEST(CoreJobsTest, AKilledRankEndsTheAttemptAndTheSurvivorIsNotBlamed) {
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded);
 }
 
+TEST(CoreJobsTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.FinishPrepare("job-1");
+  const Assignment rank0 = driver.Running("job-1").at(0);
+  const FileTree older = {{"state", {"aa", 1}}};
+  const FileTree newer = {{"state", {"bb", 1}}};
+  const auto checkpoint = [&](const Assignment& from, int64_t step, const FileTree& files) {
+    Effects out;
+    driver.core.OnCheckpoint(from, step, files, driver.now, out);
+    const FileTree dropped = out.changes.empty() ? FileTree() : out.changes.back().dropped;
+    driver.Apply(std::move(out));
+    return dropped;
+  };
+  EXPECT_TRUE(checkpoint(rank0, 100, older).empty());
+  EXPECT_EQ(driver.events["job-1"].back().message, "checkpoint after step 100");
+  const size_t num_events = driver.events["job-1"].size();
+  EXPECT_TRUE(checkpoint(rank0, 100, newer).empty()) << "sent again after a broken connection";
+  EXPECT_EQ(driver.events["job-1"].size(), num_events);
+  EXPECT_EQ(checkpoint(rank0, 200, newer), older) << "nobody needs it any more";
+  driver.End(rank0, CoreDriver::Failure(EndCause::kMachine, "rank 0 on a: killed"));
+  EXPECT_EQ(driver.jobs["job-1"].attempt, 2);
+  EXPECT_EQ(driver.jobs["job-1"].checkpoint.step, 200);
+  EXPECT_EQ(driver.jobs["job-1"].checkpoint.files, newer);
+  EXPECT_EQ(driver.events["job-1"].back().message,
+            "attempt 2: train starts: rank 0 on a; goes on after step 200");
+  EXPECT_EQ(driver.core.Accept(rank0.worker, rank0.id, rank0.owner, 1), nullptr)
+      << "the first attempt writes nothing any more";
+  Ended done = CoreDriver::Adapter();
+  done.resumed_step = 200;
+  done.resume_verified = true;
+  done.ledger = "00000000000000ff";
+  driver.End(driver.Running("job-1").at(0), done);
+  const Job& job = driver.jobs["job-1"];
+  EXPECT_EQ(job.state, JobState::kSucceeded);
+  EXPECT_EQ(job.resumed_step, 200);
+  EXPECT_TRUE(job.resume_verified);
+  EXPECT_EQ(job.ledger, "00000000000000ff");
+  EXPECT_TRUE(job.checkpoint.files.empty());
+}
+
 TEST(CoreJobsTest, AUserErrorEndsTheJobAtOnceWithItsMessage) {
   CoreDriver driver;
   driver.AddWorker("a", 1);

@@ -92,6 +92,10 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   job.evaluation_before = Evaluation{.loss = 2.5, .accuracy = 0.5, .tokens = 10, .rows = 2};
   job.adapter_sha256 = {"x", "x"};
   job.trained_parameters = 12;
+  job.checkpoint = {.step = 200, .files = {{"state.safetensors", {"ij", 6}}}};
+  job.resumed_step = 100;
+  job.resume_verified = true;
+  job.ledger = "00ff";
   ASSERT_TRUE(store_->Commit({{job, {Event(2, "failed")}, {}, {}}}).ok());
   Reopen();
   const auto back = store_->GetJob(JobId("job-1"));
@@ -101,6 +105,8 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   EXPECT_EQ(back->state, JobState::kFailed);
   EXPECT_EQ(back->attempt, 3);
   EXPECT_EQ(back->evaluation_before->loss, 2.5);
+  EXPECT_EQ(back->checkpoint.files, job.checkpoint.files);
+  EXPECT_TRUE(back->resume_verified);
   for (const Field& field : JobFields())
     EXPECT_EQ(FieldText(field, back->spec), FieldText(field, job.spec)) << field.key;
   ASSERT_EQ(store_->Events(JobId("job-1"), 0, 10)->size(), 2U);

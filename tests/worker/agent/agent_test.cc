@@ -467,6 +467,42 @@ TEST_F(AgentTest, MoreThanTheFreeSlotsAreRefusedAndFreedOnesAreNot) {
   EXPECT_TRUE(coordinator_.WaitForEnd("asg-4").ok());
 }
 
+TEST_F(AgentTest, ACheckpointIsUploadedBeforeItIsReported) {
+  StartAgent();
+  Assign(Train("asg-1", 0, "checkpoint step-5 5 1000\nwait-cancel"));
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
+    return !record.updates.empty() && record.updates.back().has_checkpoint();
+  }));
+  const Record record = coordinator_.record();
+  const pb::AssignmentUpdate& update = record.updates.back();
+  EXPECT_EQ(update.attempt(), 3);
+  EXPECT_EQ(update.checkpoint().step(), 5);
+  ASSERT_EQ(update.checkpoint().files().files_size(), 1);
+  const v1::FileRef& file = update.checkpoint().files().files(0);
+  EXPECT_EQ(file.path(), "state");
+  EXPECT_EQ(record.uploads.at(file.blob().sha256()), std::string(1000, 'c'));
+  Cancel("asg-1");
+  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
+  EXPECT_TRUE(AssignmentFoldersAreGone());
+}
+
+TEST_F(AgentTest, ACheckpointThatCannotBeStoredOrNamedDoesNotEndTheTraining) {
+  coordinator_.Change([](auto& behaviour) {
+    behaviour.upload_error = absl::ResourceExhaustedError("the disk is full");
+  });
+  StartAgent();
+  Assign(Train("asg-1", 0, "checkpoint step-5 5 10\ncheckpoint ../../../x 6 10\nstep 7\nexit 75"));
+  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
+  EXPECT_EQ(ended.cause(), "peer_lost") << ended.message();
+  bool went_on = false;
+  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
+    EXPECT_FALSE(update.has_checkpoint());
+    went_on = went_on || update.step().step() == 7;
+  }
+  EXPECT_TRUE(went_on);
+  EXPECT_TRUE(coordinator_.record().uploads.empty());
+}
+
 TEST_F(AgentTest, AMissingProgramIsNamed) {
   options_.program_folder = folder_.path() / "nowhere";
   StartAgent();

@@ -70,6 +70,21 @@ TEST_F(AssignmentTaskTest, AnAdapterToGoOnFromIsAFolderOfItsOwn) {
             "/root/assignments/asg-1/in/parent");
 }
 
+TEST_F(AssignmentTaskTest, RankZeroWritesCheckpointsAndEveryRankGoesOnFromOne) {
+  AddInput("model", "config.json");
+  AddInput("shards", "train.shard");
+  for (const int rank : {0, 1}) {
+    Train(rank, 2).set_checkpoint_dir("/etc");
+    EXPECT_EQ(FillTask(assignment_, folders_, options_).train().checkpoint_dir(),
+              rank == 0 ? "/root/assignments/asg-1/checkpoints" : "");
+    EXPECT_EQ(FillTask(assignment_, folders_, options_).train().resume_dir(), "");
+  }
+  AddInput("resume", "manifest.json");
+  ASSERT_TRUE(Validate().ok()) << Validate();
+  EXPECT_EQ(FillTask(assignment_, folders_, options_).train().resume_dir(),
+            "/root/assignments/asg-1/in/resume");
+}
+
 TEST_F(AssignmentTaskTest, OnlyRankZeroOwnsTheRendezvous) {
   Train(1, 2);
   EXPECT_FALSE(OwnsRendezvous(assignment_.task()));

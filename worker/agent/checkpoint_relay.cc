@@ -1,0 +1,56 @@
+#include "worker/agent/checkpoint_relay.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "common/base/id.h"
+#include "common/base/log.h"
+
+namespace lathe::agent {
+
+CheckpointRelay::CheckpointRelay(Transfers& transfers, Origin origin, Publish publish)
+    : transfers_(transfers), origin_(std::move(origin)), publish_(std::move(publish)) {
+  thread_ = std::jthread([this](const std::stop_token& stop) { Run(stop); });
+}
+
+void CheckpointRelay::Offer(const pb::CheckpointWritten& written) {
+  // It becomes a path.
+  if (const absl::Status status = ValidateName("checkpoint", written.name()); !status.ok()) {
+    return LogWarning(absl::StrCat(origin_.job_id, ": ", status.message()));
+  }
+  MutexLock lock(mu_);
+  waiting_ = written;
+  offered_.notify_all();
+}
+
+void CheckpointRelay::Run(const std::stop_token& stop) {
+  while (!stop.stop_requested()) {
+    pb::CheckpointWritten next;
+    {
+      MutexLock lock(mu_);
+      if (!offered_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+            return waiting_.has_value();
+          })) {
+        return;
+      }
+      next = *std::exchange(waiting_, std::nullopt);
+    }
+    Upload(next, stop);
+  }
+}
+
+void CheckpointRelay::Upload(const pb::CheckpointWritten& written, const std::stop_token& stop) {
+  const absl::StatusOr<v1::FileTree> files = transfers_.UploadFolder(
+      origin_.folder / written.name(), origin_.job_id, origin_.attempt, stop);
+  if (!files.ok()) {
+    // The training goes on; the next checkpoint may come through.
+    return LogWarning(absl::StrCat(origin_.job_id, ": checkpoint after step ", written.step(),
+                                   " is not stored: ", files.status().message()));
+  }
+  pb::SavedCheckpoint saved;
+  saved.set_step(written.step());
+  *saved.mutable_files() = *files;
+  publish_(std::move(saved));
+}
+
+}  // namespace lathe::agent

@@ -1,0 +1,224 @@
+#include "worker/trainer/checkpointer.h"
+
+#include <ATen/ATen.h>
+#include <torch/headeronly/version.h>
+
+#include <bit>
+#include <set>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "common/base/file.h"
+#include "common/base/log.h"
+#include "common/base/sha256.h"
+#include "common/base/status.h"
+#include "common/spec/field.h"
+
+namespace lathe {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr char kValues[] = "values";
+constexpr char kFirstMoments[] = "first_moments";
+constexpr char kSecondMoments[] = "second_moments";
+constexpr size_t kMaxConfigBytes = size_t{1} << 20;
+constexpr size_t kMaxCpuInfoBytes = size_t{4} << 20;
+
+// Settings that change no number of a training.
+const std::set<absl::string_view>& Bystanders() {
+  static const auto* const keys = new std::set<absl::string_view>{"name",
+                                                                  "model",
+                                                                  "dataset",
+                                                                  "parent_model",
+                                                                  "checkpoint.every_steps",
+                                                                  "max_restarts",
+                                                                  "ranks",
+                                                                  "activation_checkpointing"};
+  return *keys;
+}
+
+std::string SettingsText(const JobSpec& spec) {
+  std::string text;
+  for (const Field& field : JobFields()) {
+    if (Bystanders().contains(field.key)) continue;
+    absl::StrAppend(&text, field.key, "=", FieldText(field, spec), "\n");
+  }
+  return text;
+}
+
+// Contiguous, on the CPU.
+TensorView ViewOf(const char* name, const at::Tensor& tensor) {
+  return {.name = name,
+          .dtype = tensor.scalar_type() == at::kDouble ? Dtype::kF64 : Dtype::kF32,
+          .shape = tensor.sizes().vec(),
+          .bytes = {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}};
+}
+
+absl::string_view BytesOf(const at::Tensor& tensor) { return ViewOf("", tensor).bytes; }
+
+std::vector<TensorSlice> SlicesOf(const FlatParameters& parameters) {
+  std::vector<TensorSlice> slices;
+  int64_t begin = 0;
+  for (const AdapterTensor& entry : parameters.tensors()) {
+    slices.push_back({entry.name, entry.tensor.sizes().vec(), begin});
+    begin += entry.tensor.numel();
+  }
+  return slices;
+}
+
+ResumeProof ProofOf(double loss_sum, const at::Tensor& gradients) {
+  return {std::bit_cast<uint64_t>(loss_sum), Sha256Hex(BytesOf(gradients.cpu()))};
+}
+
+absl::StatusOr<at::Tensor> ReadState(const SafetensorsFile& state, const char* name,
+                                     const at::Tensor& like) {
+  const TensorView* const view = state.Find(name);
+  if (view == nullptr) return absl::DataLossError(absl::StrCat("checkpoint: has no ", name));
+  const TensorView expected = ViewOf(name, like);
+  if (view->dtype != expected.dtype || view->shape != expected.shape) {
+    return absl::DataLossError(absl::StrCat("checkpoint: ", name, " has ", view->bytes.size(),
+                                            " bytes; must have ", expected.bytes.size()));
+  }
+  return at::from_blob(const_cast<char*>(view->bytes.data()), view->shape, like.scalar_type());
+}
+
+absl::StatusOr<TrainerState> StateOf(const Checkpoint& checkpoint, Trainer& trainer) {
+  TrainerState state = trainer.state();
+  state.num_done = checkpoint.manifest.step;
+  state.ledger = checkpoint.manifest.ledger;
+  for (const auto& [name, tensor] :
+       {std::pair(kValues, &state.values), std::pair(kFirstMoments, &state.first_moments),
+        std::pair(kSecondMoments, &state.second_moments)}) {
+    LATHE_ASSIGN_OR_RETURN(*tensor, ReadState(checkpoint.state, name, tensor->cpu()));
+  }
+  return state;
+}
+
+absl::Status Judge(const CheckpointManifest& manifest, const std::string& machine,
+                   const ResumeProof& proof, Resumed& resumed) {
+  if (proof == manifest.proof) {
+    resumed.verified = true;
+    LogInfo(absl::StrCat("resumed after step ", manifest.step,
+                         ": the first micro-batch has the bits that it had before"));
+    return absl::OkStatus();
+  }
+  const std::string what = absl::StrCat("resumed after step ", manifest.step,
+                                        ": the first micro-batch has other bits than before");
+  if (machine == manifest.machine) return absl::DataLossError(what);
+  LogWarning(
+      absl::StrCat(what, "; the checkpoint is of ", manifest.machine, ", this is ", machine));
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<CheckpointContext> ContextOf(const JobSpec& spec, const fs::path& model_dir,
+                                            const fs::path& shard_dir) {
+  LATHE_ASSIGN_OR_RETURN(const std::string config,
+                         ReadFile(model_dir / "config.json", kMaxConfigBytes));
+  std::error_code error;
+  const auto size = fs::file_size(model_dir / "model.safetensors", error);
+  if (error) return ErrnoToStatus(error.value(), "model.safetensors: size");
+  LATHE_ASSIGN_OR_RETURN(const std::string rows, Sha256OfFile(shard_dir / "train.shard"));
+  return CheckpointContext{{"settings", Sha256Hex(SettingsText(spec))},
+                           {"base", absl::StrCat(Sha256Hex(config), ", ", size, " bytes")},
+                           {"rows", rows}};
+}
+
+std::string DescribeMachine(const std::string& cpu_model, int threads) {
+  return absl::StrCat(cpu_model, ", ", at::get_cpu_capability(), ", libtorch ", TORCH_VERSION, ", ",
+                      threads, threads == 1 ? " thread" : " threads");
+}
+
+std::string CpuModel() {
+  const absl::StatusOr<std::string> info = ReadFile("/proc/cpuinfo", kMaxCpuInfoBytes);
+  if (!info.ok()) return "";
+  for (absl::string_view line : absl::StrSplit(*info, '\n')) {
+    if (!absl::ConsumePrefix(&line, "model name")) continue;
+    const size_t colon = line.find(": ");
+    return colon == absl::string_view::npos ? "" : std::string(line.substr(colon + 2));
+  }
+  return "";
+}
+
+Checkpointer::Checkpointer(Options options, Trainer& trainer)
+    : options_(std::move(options)), trainer_(trainer), writer_(options_.writer) {}
+
+Checkpointer::~Checkpointer() { trainer_.ProbeNextStep(nullptr); }
+
+void Checkpointer::AfterStep() {
+  TellOutcome();
+  const int64_t done = trainer_.num_done();
+  if (done % options_.every_steps != 0 || done == trainer_.num_steps()) return;
+  if (writer_.busy()) {
+    LogWarning(absl::StrCat("no checkpoint after step ", done, ": that of step ", step_,
+                            " is still being written"));
+    return;
+  }
+  Begin();
+}
+
+void Checkpointer::Begin() {
+  const TrainerState state = trainer_.state();
+  const at::Tensor values = state.values.cpu();
+  const at::Tensor first = state.first_moments.cpu();
+  const at::Tensor second = state.second_moments.cpu();
+  CheckpointManifest manifest;
+  manifest.step = state.num_done;
+  manifest.attempt = options_.attempt;
+  manifest.ledger = state.ledger;
+  manifest.context = options_.context;
+  manifest.machine = options_.machine;
+  manifest.slices = SlicesOf(trainer_.parameters());
+  step_ = state.num_done;
+  writer_.Begin(
+      {ViewOf(kValues, values), ViewOf(kFirstMoments, first), ViewOf(kSecondMoments, second)});
+  trainer_.ProbeNextStep(
+      [this, manifest = std::move(manifest)](double loss_sum, const at::Tensor& gradients) {
+        Complete(manifest, loss_sum, gradients);
+        return absl::OkStatus();
+      });
+}
+
+void Checkpointer::Complete(CheckpointManifest manifest, double loss_sum,
+                            const at::Tensor& gradients) {
+  manifest.proof = ProofOf(loss_sum, gradients);
+  writer_.Complete(std::move(manifest));
+}
+
+void Checkpointer::TellOutcome() {
+  const auto outcome = writer_.TakeOutcome();
+  if (!outcome) return;
+  if (outcome->ok()) {
+    options_.published(**outcome, step_);
+  } else {
+    LogWarning(absl::StrCat("no checkpoint after step ", step_, ": ", outcome->status().message()));
+  }
+}
+
+absl::Status ResumeFrom(const Checkpoint& checkpoint, const CheckpointContext& context,
+                        const std::string& machine, bool prove, Trainer& trainer,
+                        Resumed& resumed) {
+  const CheckpointManifest& manifest = checkpoint.manifest;
+  LATHE_RETURN_IF_ERROR(Annotate(CheckContext(manifest, context), "checkpoint"));
+  if (manifest.step >= trainer.num_steps() || manifest.slices != SlicesOf(trainer.parameters())) {
+    return absl::FailedPreconditionError("checkpoint: is of other tensors or of more steps");
+  }
+  LATHE_ASSIGN_OR_RETURN(const TrainerState state, StateOf(checkpoint, trainer));
+  trainer.Restore(state);
+  resumed.step = manifest.step;
+  if (!prove) return absl::OkStatus();
+  trainer.ProbeNextStep(
+      [manifest, machine, &resumed](double loss_sum, const at::Tensor& gradients) {
+        return Judge(manifest, machine, ProofOf(loss_sum, gradients), resumed);
+      });
+  return absl::OkStatus();
+}
+
+}  // namespace lathe
