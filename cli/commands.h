@@ -76,6 +76,8 @@ absl::StatusOr<int> JobsWatch(const GlobalOptions& global, const std::string& id
 absl::StatusOr<int> JobsGet(const GlobalOptions& global, const std::string& id);
 absl::StatusOr<int> JobsList(const GlobalOptions& global);
 absl::StatusOr<int> JobsCancel(const GlobalOptions& global, const std::string& id);
+absl::StatusOr<int> JobsPause(const GlobalOptions& global, const std::string& id);
+absl::StatusOr<int> JobsResume(const GlobalOptions& global, const std::string& id);
 absl::StatusOr<int> JobsLogs(const GlobalOptions& global, const std::string& id, bool follow);
 
 struct TuneOptions {

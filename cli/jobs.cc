@@ -142,20 +142,41 @@ absl::StatusOr<int> JobsList(const GlobalOptions& global) {
   return kDone;
 }
 
-absl::StatusOr<int> JobsCancel(const GlobalOptions& global, const std::string& id) {
+namespace {
+
+// A call that changes a job and answers with it.
+template <class Request>
+absl::StatusOr<int> ChangeJob(const GlobalOptions& global, const std::string& id,
+                              grpc::Status (v1::JobService::Stub::*call)(grpc::ClientContext*,
+                                                                         const Request&,
+                                                                         v1::Job*)) {
   LATHE_ASSIGN_OR_RETURN(const auto connection, Connection::Open(global));
   grpc::ClientContext context;
   connection->Prepare(context);
-  v1::CancelJobRequest request;
+  Request request;
   request.set_id(id);
   v1::Job job;
-  LATHE_RETURN_IF_ERROR(FromService(connection->jobs().CancelJob(&context, request, &job)));
+  LATHE_RETURN_IF_ERROR(FromService((connection->jobs().*call)(&context, request, &job)));
   if (global.json) {
     PrintJson(job);
   } else {
     absl::PrintF("%s: %s\n", job.id(), StateName(job.state()));
   }
   return kDone;
+}
+
+}  // namespace
+
+absl::StatusOr<int> JobsCancel(const GlobalOptions& global, const std::string& id) {
+  return ChangeJob(global, id, &v1::JobService::Stub::CancelJob);
+}
+
+absl::StatusOr<int> JobsPause(const GlobalOptions& global, const std::string& id) {
+  return ChangeJob(global, id, &v1::JobService::Stub::PauseJob);
+}
+
+absl::StatusOr<int> JobsResume(const GlobalOptions& global, const std::string& id) {
+  return ChangeJob(global, id, &v1::JobService::Stub::ResumeJob);
 }
 
 absl::StatusOr<int> JobsLogs(const GlobalOptions& global, const std::string& id, bool follow) {

@@ -147,7 +147,7 @@ void AddDatasets(Parser& p) {
 }
 
 void AddJobs(Parser& p) {
-  CLI::App* jobs = p.AddGroup("jobs", "submit, watch, get, list, cancel, logs");
+  CLI::App* jobs = p.AddGroup("jobs", "submit, watch, get, list, cancel, pause, resume, logs");
   CLI::App* submit = p.Add(jobs, "submit", "start a job from a file or from flags",
                            [&p](const GlobalOptions& g) { return JobsSubmit(g, p.submit); });
   submit->add_option("file", p.submit.file, "job file (YAML)");
@@ -164,6 +164,10 @@ void AddJobs(Parser& p) {
   };
   with_id("watch", "follow a job", [&p](const GlobalOptions& g) { return JobsWatch(g, p.name); });
   with_id("get", "one job", [&p](const GlobalOptions& g) { return JobsGet(g, p.name); });
+  with_id("pause", "end its processes with a checkpoint, and free its slots",
+          [&p](const GlobalOptions& g) { return JobsPause(g, p.name); });
+  with_id("resume", "let a paused job go on",
+          [&p](const GlobalOptions& g) { return JobsResume(g, p.name); });
   with_id("cancel", "end a job", [&p](const GlobalOptions& g) { return JobsCancel(g, p.name); });
   with_id("logs", "output of the job's processes", [&p](const GlobalOptions& g) {
     return JobsLogs(g, p.name, p.follow);

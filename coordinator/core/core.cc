@@ -43,6 +43,9 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
       out.commands.push_back({Command::Kind::kCancel, assignment, {}});
     }
     const Run* run = FindRun(assignment.owner);
+    if (run != nullptr && run->job.state == JobState::kPausing) {
+      out.commands.push_back({Command::Kind::kPause, assignment, {}});
+    }
     if (run != nullptr && run->rendezvous.has_value() && assignment.rank > 0) {
       out.commands.push_back({Command::Kind::kRendezvous, assignment, *run->rendezvous});
     }

@@ -34,7 +34,7 @@ struct CoreOptions {
 
 // An order to an agent.
 struct Command {
-  enum class Kind { kStart, kCancel, kRendezvous };
+  enum class Kind { kStart, kCancel, kPause, kRendezvous };
   Kind kind = Kind::kStart;
   Assignment assignment;
   RendezvousPoint rendezvous;
@@ -71,6 +71,11 @@ class Core {
   void AddJob(Job job, absl::Time now, Effects& out);
   // NotFound: no unfinished job of that id.
   absl::Status CancelJob(const JobId& id, absl::Time now, Effects& out);
+  // NotFound: no unfinished job of that id. FailedPrecondition: it is being cancelled.
+  absl::Status PauseJob(const JobId& id, absl::Time now, Effects& out);
+  // NotFound likewise. FailedPrecondition: it is being paused or cancelled. One that is not paused
+  // stays as it is.
+  absl::Status ResumeJob(const JobId& id, absl::Time now, Effects& out);
   const Job* FindJob(const JobId& id) const;  // Unfinished ones only.
   std::vector<const Job*> UnfinishedJobs() const;
 
@@ -137,6 +142,7 @@ class Core {
                  Effects& out);
   void Cancel(Assignment& assignment, absl::Time now, Effects& out) const;
   void CancelGang(Run& run, absl::Time now, Effects& out);
+  void Pause(Run& run, absl::Time now, Effects& out) const;
   void EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Effects& out);
   void EndAllOn(const WorkerId& worker, const std::string& why, absl::Time now, Effects& out);
   void Conclude(Run& run, absl::Time now, Effects& out);

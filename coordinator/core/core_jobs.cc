@@ -77,6 +77,8 @@ void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards
     run.job = std::move(job);
     if (run.job.state == JobState::kCancelling) {
       Finish(run, JobState::kCancelled, now, "cancelled", out);
+    } else if (run.job.state == JobState::kPausing) {
+      Pause(run, now, out);
     } else if (run.job.state == JobState::kRunning) {
       // Its processes may still run. The new attempt number shuts them out, and the agents that
       // come back within the grace are told to end them.
@@ -132,6 +134,67 @@ absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
   }
   Schedule(now, out);
   return absl::OkStatus();
+}
+
+absl::Status Core::PauseJob(const JobId& id, absl::Time now, Effects& out) {
+  Run* run = FindRun(id.value());
+  if (run == nullptr) {
+    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
+  }
+  const JobState state = run->job.state;
+  if (state == JobState::kPausing || state == JobState::kPaused) return absl::OkStatus();
+  if (state == JobState::kCancelling) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("job ", id.value(),
+                     ": is being cancelled; only a job that waits or runs can "
+                     "be paused"));
+  }
+  if (state == JobState::kRunning) Move(*run, JobState::kPausing);
+  if (run->gang.empty()) {
+    Pause(*run, now, out);
+  } else {
+    run->job.reason = "its processes write a checkpoint and end";
+    Record(*run, now, "its user asked for a pause", out);
+    for (const AssignmentId& member : run->gang) {
+      const auto found = assignments_.find(member);
+      if (found == assignments_.end()) continue;
+      // What has no checkpoint is done anew.
+      if (run->job.stage != kStageTrain)
+        Cancel(found->second, now, out);
+      else
+        out.commands.push_back({Command::Kind::kPause, found->second, {}});
+    }
+  }
+  Schedule(now, out);
+  return absl::OkStatus();
+}
+
+absl::Status Core::ResumeJob(const JobId& id, absl::Time now, Effects& out) {
+  Run* run = FindRun(id.value());
+  if (run == nullptr) {
+    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
+  }
+  const JobState state = run->job.state;
+  if (state == JobState::kQueued || state == JobState::kRunning) return absl::OkStatus();
+  if (state != JobState::kPaused) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", id.value(), ": is ", JobStateName(state), "; only a PAUSED job can go on"));
+  }
+  Move(*run, JobState::kQueued);
+  run->job.reason.clear();
+  Record(*run, now, "its user lets it go on", out);
+  Schedule(now, out);
+  return absl::OkStatus();
+}
+
+// REQUIRES: nothing of it runs. The next attempt is another one: what is left of this one can write
+// nothing.
+void Core::Pause(Run& run, absl::Time now, Effects& out) const {
+  Move(run, JobState::kPaused);
+  ++run.job.attempt;
+  run.job.reason = absl::StrCat("paused; go on with: lathe jobs resume ", run.job.id.value());
+  const int64_t step = run.job.checkpoint.step;
+  Record(run, now, step > 0 ? absl::StrCat("paused after step ", step) : "paused", out);
 }
 
 void Core::Move(Run& run, JobState to) const {
@@ -276,9 +339,12 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
     return;
   }
   const bool failed = !ended.ok;
+  const bool pauses = run->job.state == JobState::kPausing && run->job.stage == kStageTrain &&
+                      ended.cause != EndCause::kMachine;
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
-  // The others wait for it in vain. The attempt is over when all have ended.
-  if (failed) CancelGang(*run, now, out);
+  // The others wait for it in vain, but for those that end by themselves at the same step. The
+  // attempt is over when all have ended.
+  if (failed && !pauses) CancelGang(*run, now, out);
   const bool all_ended = std::all_of(run->outcomes.begin(), run->outcomes.end(),
                                      [](const auto& outcome) { return outcome.has_value(); });
   if (all_ended) Conclude(*run, now, out);
@@ -293,6 +359,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   const Ended* blame = Blame(outcomes);
   if (run.job.state == JobState::kCancelling) {
     Finish(run, JobState::kCancelled, now, "cancelled by its user", out);
+  } else if (blame != nullptr && run.job.state == JobState::kPausing) {
+    Pause(run, now, out);
   } else if (blame == nullptr && run.job.stage == kStagePrepare) {
     FinishPrepare(run, outcomes[0], now, out);
   } else if (blame == nullptr) {
@@ -313,6 +381,7 @@ void Core::FinishPrepare(Run& run, const Ended& ended, absl::Time now, Effects& 
   run.job.stage = kStageTrain;
   Record(run, now, "prepare is done", out);
   out.changes.back().shards = ended.outputs;
+  if (run.job.state == JobState::kPausing) Pause(run, now, out);
 }
 
 void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out) {

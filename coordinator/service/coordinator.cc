@@ -222,6 +222,32 @@ absl::StatusOr<Job> Coordinator::CancelJobOnLoop(const JobId& id) {
   return store_.GetJob(id);
 }
 
+absl::StatusOr<Job> Coordinator::PauseJob(const JobId& id) {
+  return ChangeJob(id, "paused", &Core::PauseJob);
+}
+
+absl::StatusOr<Job> Coordinator::ResumeJob(const JobId& id) {
+  return ChangeJob(id, "resumed", &Core::ResumeJob);
+}
+
+absl::StatusOr<Job> Coordinator::ChangeJob(const JobId& id, absl::string_view verb,
+                                           JobDecision decision) {
+  return loop_.Call(
+      [&]() -> absl::StatusOr<Job> {
+        LATHE_ASSIGN_OR_RETURN(const Job job, store_.GetJob(id));
+        if (IsFinal(job.state)) {
+          return absl::FailedPreconditionError(
+              absl::StrCat("job ", id.value(), ": is ", JobStateName(job.state),
+                           "; only a job that has not ended can be ", verb));
+        }
+        Effects effects;
+        LATHE_RETURN_IF_ERROR((core_.*decision)(id, clock_.Now(), effects));
+        Apply(std::move(effects));
+        return store_.GetJob(id);
+      },
+      absl::StatusOr<Job>(Ending()));
+}
+
 bool Coordinator::MayWrite(const std::string& owner, int64_t attempt) {
   return loop_.Call([&] { return core_.MayWrite(owner, attempt); }, false);
 }

@@ -78,6 +78,9 @@ class Coordinator {
   absl::StatusOr<Job> CreateJob(const std::string& request_id, const std::string& request_sha256,
                                 const JobSpec& spec);
   absl::StatusOr<Job> CancelJob(const JobId& id);
+  // Errors: those of Core's, and FailedPrecondition for a job that has ended.
+  absl::StatusOr<Job> PauseJob(const JobId& id);
+  absl::StatusOr<Job> ResumeJob(const JobId& id);
   bool MayWrite(const std::string& owner, int64_t attempt);
   // Whether the id is that of a job, running or over.
   bool KnowsJob(const JobId& id);
@@ -141,6 +144,8 @@ class Coordinator {
   absl::Status ResolveNames(Job& job);
   absl::Status ResolveParent(Job& job);
   absl::StatusOr<Job> CancelJobOnLoop(const JobId& id);
+  using JobDecision = absl::Status (Core::*)(const JobId&, absl::Time, Effects&);
+  absl::StatusOr<Job> ChangeJob(const JobId& id, absl::string_view verb, JobDecision decision);
   absl::Status CheckModelNameOnLoop(const std::string& name);
   absl::Status CheckBlobs(const FileTree& tree) const;
   absl::Status DeleteDatasetOnLoop(const std::string& name);

@@ -235,6 +235,8 @@ void Coordinator::Send(const Command& command) {
   pb::CoordinatorMessage message;
   if (command.kind == Command::Kind::kCancel) {
     message.mutable_cancel()->set_assignment_id(assignment.id.value());
+  } else if (command.kind == Command::Kind::kPause) {
+    message.mutable_pause()->set_assignment_id(assignment.id.value());
   } else if (command.kind == Command::Kind::kRendezvous) {
     message.mutable_rendezvous()->set_assignment_id(assignment.id.value());
     message.mutable_rendezvous()->mutable_rendezvous()->set_host(command.rendezvous.host);

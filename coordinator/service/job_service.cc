@@ -181,6 +181,22 @@ grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext*, const v1::CancelJob
   return grpc::Status::OK;
 }
 
+grpc::Status JobServiceImpl::PauseJob(grpc::ServerContext*, const v1::PauseJobRequest* request,
+                                      v1::Job* response) {
+  const auto job = coordinator_.PauseJob(JobId(request->id()));
+  if (!job.ok()) return ToGrpc(job.status());
+  *response = ToProto(*job, nullptr);
+  return grpc::Status::OK;
+}
+
+grpc::Status JobServiceImpl::ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest* request,
+                                       v1::Job* response) {
+  const auto job = coordinator_.ResumeJob(JobId(request->id()));
+  if (!job.ok()) return ToGrpc(job.status());
+  *response = ToProto(*job, nullptr);
+  return grpc::Status::OK;
+}
+
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobServiceImpl::WatchJob(
     grpc::CallbackServerContext*, const v1::WatchJobRequest* request) {
   return PullStream<v1::WatchJobResponse>::Start(std::make_unique<WatchSource>(store_, *request),

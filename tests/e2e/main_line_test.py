@@ -78,6 +78,23 @@ class MainLineTest(unittest.TestCase):
         messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
         self.assertTrue(any(f"goes on after step {done['resumed_step']}" in m for m in messages), messages)
 
+    def test_a_paused_training_frees_its_slots_and_goes_on_with_the_same_bits(self):
+        job = self.service.submit("name=fourth", *JOB)
+        wait_for(lambda: self.step_of(job) >= 3, "step 3")
+        self.service.run("jobs", "pause", job)
+        paused = wait_for(lambda: (j := self.service.job(job))["state"] == "JOB_STATE_PAUSED" and j, "the pause")
+        self.assertGreaterEqual(int(paused["checkpoint_step"]), 3)
+        self.assertEqual(self.service.trainers(), {})
+        self.assertEqual([w["free_slots"] for w in self.service.json("workers", "list")["workers"]], ["1", "1"])
+        _, error = self.service.run("jobs", "pause", self.first["id"], code=4)
+        self.assertIn("only a job that has not ended can be paused", error)
+        self.service.run("jobs", "resume", job)
+        done = self.service.wait_job(job)
+        self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
+        self.assertEqual(done["resumed_step"], paused["checkpoint_step"])
+        self.assertTrue(done["resume_verified"])
+        self.assertEqual((done["adapter_sha256"], done["ledger"]), (self.first["adapter_sha256"], self.first["ledger"]))
+
     def test_no_socket_listens_off_loopback_while_a_job_trains(self):
         job = self.service.submit("name=sockets", *JOB)
         wait_for(lambda: self.step_of(job) >= 2, "step 2")

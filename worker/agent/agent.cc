@@ -224,7 +224,10 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
       break;
   }
   const MutexLock lock(mu_);
-  if (message.has_rendezvous()) {
+  if (message.has_pause()) {
+    AssignmentRun* run = FindLocked(message.pause().assignment_id());
+    if (run != nullptr) run->Pause();
+  } else if (message.has_rendezvous()) {
     AssignmentRun* run = FindLocked(message.rendezvous().assignment_id());
     if (run != nullptr) run->SetRendezvous(message.rendezvous().rendezvous());
   } else if (message.has_chat()) {

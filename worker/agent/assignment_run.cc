@@ -62,6 +62,13 @@ void AssignmentRun::Stop(const StopReason& reason) {
   thread_.request_stop();
 }
 
+void AssignmentRun::Pause() {
+  if (!IsTrain(assignment_.task())) return;
+  pb::ParentMessage message;
+  message.mutable_pause();
+  supervisor_.Post(std::move(message));
+}
+
 void AssignmentRun::SetRendezvous(const pb::Rendezvous& rendezvous) {
   // The coordinator may send it again after a broken connection; the child takes one.
   if (!IsTrain(assignment_.task()) || has_rendezvous_.exchange(true)) return;
@@ -83,6 +90,7 @@ void AssignmentRun::Run(const std::stop_token& stop) {
   parts_.probe.OnAssignmentStarted(kind);
   pb::Ended ended = Execute(stop);
   if (chats_ != nullptr) chats_->Finish(ended.message());
+  if (checkpoints_ != nullptr && !ended.ok()) checkpoints_->Finish(stop);
   checkpoints_.reset();  // Before its folder goes.
   if (ended.ByteSizeLong() > kMaxEndedBytes) {
     ended = EndedByAgent(origin_.source, absl::InvalidArgumentError(

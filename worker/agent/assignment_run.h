@@ -45,6 +45,8 @@ class AssignmentRun final : public ChildListener {
   ~AssignmentRun() override;
 
   void Stop(const StopReason& reason);
+  // Lets a rank of a training end by itself, with a checkpoint.
+  void Pause();
   void SetRendezvous(const pb::Rendezvous& rendezvous);
   void StartChat(const pb::ChatStart& chat);
   void CancelChat(const std::string& chat_id);

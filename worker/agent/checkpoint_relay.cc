@@ -20,7 +20,14 @@ void CheckpointRelay::Offer(const pb::CheckpointWritten& written) {
   }
   MutexLock lock(mu_);
   waiting_ = written;
-  offered_.notify_all();
+  changed_.notify_all();
+}
+
+void CheckpointRelay::Finish(const std::stop_token& stop) {
+  MutexLock lock(mu_);
+  changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return !uploading_ && !waiting_.has_value();
+  });
 }
 
 void CheckpointRelay::Run(const std::stop_token& stop) {
@@ -28,14 +35,18 @@ void CheckpointRelay::Run(const std::stop_token& stop) {
     pb::CheckpointWritten next;
     {
       MutexLock lock(mu_);
-      if (!offered_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      if (!changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
             return waiting_.has_value();
           })) {
         return;
       }
       next = *std::exchange(waiting_, std::nullopt);
+      uploading_ = true;
     }
     Upload(next, stop);
+    const MutexLock lock(mu_);
+    uploading_ = false;
+    changed_.notify_all();
   }
 }
 

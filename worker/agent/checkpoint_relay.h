@@ -34,6 +34,9 @@ class CheckpointRelay {
 
   // The child says that this one is whole. One with a name that is no name is ignored.
   void Offer(const pb::CheckpointWritten& written);
+  // Waits until all that were offered are stored or have failed, or for a stop: the next attempt
+  // begins after the newest one.
+  void Finish(const std::stop_token& stop);
 
  private:
   void Run(const std::stop_token& stop);
@@ -43,7 +46,8 @@ class CheckpointRelay {
   const Origin origin_;
   const Publish publish_;
   Mutex mu_;
-  std::condition_variable_any offered_;
+  std::condition_variable_any changed_;
+  bool uploading_ ABSL_GUARDED_BY(mu_) = false;
   std::optional<pb::CheckpointWritten> waiting_ ABSL_GUARDED_BY(mu_);
   std::jthread thread_;
 };

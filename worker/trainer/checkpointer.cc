@@ -164,6 +164,19 @@ void Checkpointer::AfterStep() {
   Begin();
 }
 
+absl::Status Checkpointer::WriteNow() {
+  const int64_t done = trainer_.num_done();
+  if (done == trainer_.num_steps()) return absl::OkStatus();
+  // Of this step there may be one already, which waits for its proof.
+  if (writer_.busy() && step_ != done) writer_.Wait();
+  TellOutcome();
+  if (!writer_.busy() && step_ != done) Begin();
+  LATHE_RETURN_IF_ERROR(trainer_.RunProbe());
+  writer_.Wait();
+  TellOutcome();
+  return absl::OkStatus();
+}
+
 void Checkpointer::Begin() {
   const TrainerState state = trainer_.state();
   const at::Tensor values = state.values.cpu();

@@ -48,6 +48,8 @@ class Checkpointer {
 
   // Between two steps. A checkpoint that cannot be written is a warning: the training goes on.
   void AfterStep();
+  // Writes one of the state as it is now, if steps are left, and waits until it is whole.
+  absl::Status WriteNow();
 
  private:
   void Begin();

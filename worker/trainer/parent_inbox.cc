@@ -90,6 +90,8 @@ void ParentInbox::Dispatch(ParentMessage message) {
     rendezvous_ = std::move(*message.mutable_rendezvous());
   } else if (message.has_cancel()) {
     cancel_.request_stop();
+  } else if (message.has_pause()) {
+    pause_.request_stop();
   } else if (message.has_generate()) {
     if (questions_.size() < kMaxWaiting) {
       questions_.push_back(std::move(*message.mutable_generate()));

@@ -28,6 +28,8 @@ class ParentInbox {
 
   // Requested by a Cancel message.
   std::stop_token cancel_token() const { return cancel_.get_token(); }
+  // Requested by a Pause message.
+  std::stop_token pause_token() const { return pause_.get_token(); }
 
   // Blocks. Cancelled: a Cancel message came first.
   absl::StatusOr<internal::v1::Rendezvous> WaitForRendezvous();
@@ -55,6 +57,7 @@ class ParentInbox {
   ChildChannel& channel_;
   const OnClose on_close_;
   std::stop_source cancel_;
+  std::stop_source pause_;
 
   mutable Mutex mu_;
   std::condition_variable_any changed_;

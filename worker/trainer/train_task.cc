@@ -190,16 +190,21 @@ std::unique_ptr<Checkpointer> MakeCheckpointer(const TrainTask& task, Checkpoint
 }
 
 // `checkpointer` null: nobody writes checkpoints.
-absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer,
+absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer, const TrainTask& task,
                           const std::stop_token& stop) {
   while (trainer.num_done() < trainer.num_steps()) {
-    LATHE_ASSIGN_OR_RETURN(const StepStats stats, trainer.Step(stop.stop_requested()));
+    LATHE_ASSIGN_OR_RETURN(const StepStats stats,
+                           trainer.Step(stop.stop_requested() || task.pause.stop_requested()));
     LogStep(stats);
     if (checkpointer != nullptr) checkpointer->AfterStep();
-    if (trainer.stopped()) {
-      return absl::CancelledError(
-          absl::StrCat("cancelled after step ", trainer.num_done(), " of ", trainer.num_steps()));
+    if (!trainer.stopped()) continue;
+    // Another rank may have been asked: a checkpoint too many costs nothing.
+    const bool cancelled = stop.stop_requested();
+    if (checkpointer != nullptr && !cancelled) {
+      LATHE_RETURN_IF_ERROR(checkpointer->WriteNow());
     }
+    return absl::CancelledError(absl::StrCat(cancelled ? "cancelled" : "stopped", " after step ",
+                                             trainer.num_done(), " of ", trainer.num_steps()));
   }
   return absl::OkStatus();
 }
@@ -222,7 +227,7 @@ absl::StatusOr<Resumed> Train(Session& session, const TrainTask& task, Communica
   }
   const std::unique_ptr<Checkpointer> checkpointer =
       first_rank ? MakeCheckpointer(task, std::move(context), trainer) : nullptr;
-  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, checkpointer.get(), stop));
+  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, checkpointer.get(), task, stop));
   return resumed;
 }
 

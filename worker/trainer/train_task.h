@@ -27,6 +27,9 @@ struct TrainTask {
   JobSpec spec;                               // Resolved.
   int threads = 1;
   int64_t attempt = 1;
+  // Ends the training on all ranks after the step that runs, like `stop` of RunTrainTask; rank 0
+  // writes a checkpoint before.
+  std::stop_token pause = {};
   // Rank 0: a checkpoint is whole. Called by the thread that trains.
   std::function<void(const std::filesystem::path& dir, int64_t step)> checkpoint_published =
       [](const std::filesystem::path&, int64_t) {};
@@ -50,12 +53,12 @@ struct TrainResult {
 };
 
 // A whole training as one rank: load, join, held-out loss, all steps, held-out loss, export and its
-// verification. `stop` ends it on all ranks after the step that runs: Cancelled. Other errors:
-// FailedPrecondition (a checkpoint of another training), InvalidArgument (model, data, or an
-// adapter to go on from that does not fit; a machine too small for full tuning), FailedPrecondition
-// (loss not finite, or no GPU), Unavailable (a peer is gone), DataLoss (ranks ended with different
-// bits, a damaged checkpoint or one whose proof fails, or the export is not the trained model: then
-// output_dir is gone). Throws what libtorch throws.
+// verification. `stop` ends it on all ranks after the step that runs: Cancelled, as of a pause.
+// Other errors: FailedPrecondition (a checkpoint of another training), InvalidArgument (model,
+// data, or an adapter to go on from that does not fit; a machine too small for full tuning),
+// FailedPrecondition (loss not finite, or no GPU), Unavailable (a peer is gone), DataLoss (ranks
+// ended with different bits, a damaged checkpoint or one whose proof fails, or the export is not
+// the trained model: then output_dir is gone). Throws what libtorch throws.
 absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& observer,
                                          const std::stop_token& stop);
 

@@ -80,6 +80,7 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
                         .spec = Resolve(std::move(spec), "run"),
                         .threads = static_cast<int>(task.threads()),
                         .attempt = task.attempt(),
+                        .pause = inbox.pause_token(),
                         .checkpoint_published =
                             [&](const std::filesystem::path& dir, int64_t step) {
                               reporter.OnCheckpoint(dir.filename().string(), step);

@@ -91,6 +91,20 @@ class CoreDriver {
     Apply(std::move(out));
   }
 
+  void Pause(const std::string& id) {
+    Effects out;
+    const absl::Status status = core.PauseJob(JobId(id), now, out);
+    EXPECT_TRUE(status.ok()) << status;
+    Apply(std::move(out));
+  }
+
+  void Resume(const std::string& id) {
+    Effects out;
+    const absl::Status status = core.ResumeJob(JobId(id), now, out);
+    EXPECT_TRUE(status.ok()) << status;
+    Apply(std::move(out));
+  }
+
   // What runs of a job now, by rank.
   std::vector<Assignment> Running(const std::string& owner) const {
     std::map<int, Assignment> by_rank;

@@ -214,6 +214,127 @@ TEST(CoreJobsTest, CancelWaitsForTheProcesses) {
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kCancelled);
 }
 
+TEST(CoreJobsTest, AJobThatWaitsIsPausedAtOnceAndWaitsAgainWhenItMayGoOn) {
+  CoreDriver driver;
+  driver.AddJob("job-1", 1);
+  driver.Pause("job-1");
+  driver.Pause("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPaused);
+  EXPECT_EQ(driver.jobs["job-1"].reason, "paused; go on with: lathe jobs resume job-1");
+  driver.AddWorker("a", 1);
+  EXPECT_TRUE(driver.Running("job-1").empty());
+  driver.Resume("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kRunning);
+  driver.Resume("job-1");
+  EXPECT_EQ(driver.Running("job-1").size(), 1U);
+}
+
+TEST(CoreJobsTest, ATrainingIsPausedOnceItsRanksHaveEndedAndFreesItsSlots) {
+  CoreDriver driver;
+  driver.AddWorker("a", 2);
+  driver.AddJob("job-1", 2);
+  driver.FinishPrepare("job-1");
+  const auto gang = driver.Running("job-1");
+  driver.Pause("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPausing);
+  EXPECT_EQ(driver.Sent(Command::Kind::kPause).size(), 2U);
+  Effects out;
+  EXPECT_EQ(driver.core.ResumeJob(JobId("job-1"), driver.now, out).code(),
+            absl::StatusCode::kFailedPrecondition);
+  driver.End(gang[1], CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7"));
+  EXPECT_TRUE(driver.Sent(Command::Kind::kCancel).empty()) << "rank 0 still writes";
+  Effects checkpoint;
+  driver.core.OnCheckpoint(gang[0], 7, {{"state", {"aa", 1}}}, driver.now, checkpoint);
+  driver.Apply(std::move(checkpoint));
+  driver.End(gang[0], CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7"));
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPaused);
+  EXPECT_EQ(driver.jobs["job-1"].attempt, 2);
+  EXPECT_EQ(driver.jobs["job-1"].failures, 0);
+  EXPECT_EQ(driver.events["job-1"].back().message, "paused after step 7");
+  EXPECT_EQ(driver.core.fleet().Find(WorkerId("wrk-a"))->FreeSlots(), 2);
+  driver.Resume("job-1");
+  EXPECT_THAT(driver.events["job-1"].back().message, HasSubstr("goes on after step 7"));
+  driver.FinishTrain("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded);
+}
+
+TEST(CoreJobsTest, ARankThatDiesWhileItsJobIsPausedEndsTheOthers) {
+  CoreDriver driver;
+  driver.AddWorker("a", 2);
+  driver.AddJob("job-1", 2);
+  driver.FinishPrepare("job-1");
+  const auto gang = driver.Running("job-1");
+  driver.Pause("job-1");
+  driver.End(gang[1], CoreDriver::Failure(EndCause::kMachine, "killed"));
+  EXPECT_EQ(driver.Sent(Command::Kind::kCancel).at(0).id, gang[0].id);
+  driver.End(gang[0], CoreDriver::Failure(EndCause::kCancelled));
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPaused);
+}
+
+TEST(CoreJobsTest, ATrainingThatEndsBeforeItIsPausedHasSucceeded) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.FinishPrepare("job-1");
+  driver.Pause("job-1");
+  driver.FinishTrain("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded);
+}
+
+TEST(CoreJobsTest, APreparationIsEndedByAPauseOrKeptIfItWasDone) {
+  for (const bool done : {false, true}) {
+    CoreDriver driver;
+    driver.AddWorker("a", 1);
+    driver.AddJob("job-1", 1);
+    const Assignment prepare = driver.Running("job-1").at(0);
+    driver.Pause("job-1");
+    EXPECT_EQ(driver.Sent(Command::Kind::kCancel).size(), 1U);
+    if (done) {
+      driver.FinishPrepare("job-1");
+    } else {
+      driver.End(prepare, CoreDriver::Failure(EndCause::kCancelled));
+    }
+    EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPaused);
+    EXPECT_EQ(driver.jobs["job-1"].stage, done ? kStageTrain : kStagePrepare);
+    driver.Resume("job-1");
+    EXPECT_EQ(driver.Running("job-1").at(0).role, done ? kStageTrain : kStagePrepare);
+  }
+}
+
+TEST(CoreJobsTest, AJobThatIsBeingPausedOrIsPausedCanBeCancelled) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.FinishPrepare("job-1");
+  driver.Pause("job-1");
+  driver.Cancel("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kCancelling);
+  Effects out;
+  EXPECT_EQ(driver.core.PauseJob(JobId("job-1"), driver.now, out).code(),
+            absl::StatusCode::kFailedPrecondition);
+  driver.End(driver.Running("job-1").at(0), CoreDriver::Failure(EndCause::kCancelled));
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kCancelled);
+  driver.AddJob("job-2", 8);
+  driver.Pause("job-2");
+  driver.Cancel("job-2");
+  EXPECT_EQ(driver.jobs["job-2"].state, JobState::kCancelled);
+}
+
+TEST(CoreJobsTest, AfterARestartAJobThatWasBeingPausedIsPaused) {
+  CoreDriver before;
+  before.AddWorker("a", 1);
+  before.AddJob("job-1", 1);
+  before.FinishPrepare("job-1");
+  before.Pause("job-1");
+  Core after({});
+  Effects out;
+  after.Restore({before.jobs["job-1"]}, {}, before.now, out);
+  ASSERT_EQ(out.changes.size(), 1U);
+  EXPECT_EQ(out.changes[0].job.state, JobState::kPaused);
+  EXPECT_EQ(out.changes[0].job.attempt, 2);
+  EXPECT_TRUE(out.commands.empty());
+}
+
 TEST(CoreJobsTest, AProcessThatDoesNotEndHoldsItsSlotButNotTheJob) {
   CoreDriver driver;
   driver.AddWorker("a", 1);

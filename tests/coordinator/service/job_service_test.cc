@@ -251,6 +251,39 @@ TEST_F(JobServiceTest, ACancelEndsTheProcessesAndThenTheJob) {
   EXPECT_EQ(cancelling.state(), v1::JOB_STATE_CANCELLED);
 }
 
+TEST_F(JobServiceTest, APauseEndsTheProcessesAndAResumeStartsThemAgain) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  const v1::Job job = CreateJob("r");
+  const pb::Assignment prepare = agent->NextAssignment();
+  v1::PauseJobRequest pause;
+  pause.set_id(job.id());
+  v1::ResumeJobRequest resume;
+  resume.set_id(job.id());
+  v1::Job changed;
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::PauseJob, pause, &changed).ok());
+  EXPECT_EQ(changed.state(), v1::JOB_STATE_PAUSING);
+  EXPECT_EQ(Call(*jobs_, &v1::JobService::Stub::ResumeJob, resume, &changed).error_code(),
+            grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_EQ(agent->NextCancel(), prepare.id());
+  agent->Fail(prepare, "cancelled", "cancelled");
+  while (changed.state() != v1::JOB_STATE_PAUSED) {
+    ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::PauseJob, pause, &changed).ok());
+  }
+  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::ResumeJob, resume, &changed).ok());
+  EXPECT_EQ(changed.state(), v1::JOB_STATE_RUNNING);
+  const pb::Assignment again = agent->NextAssignment();
+  EXPECT_EQ(again.attempt(), 2);
+  agent->Fail(again, "user", "enough");
+  EXPECT_EQ(Watch(job.id()).job.state(), v1::JOB_STATE_FAILED);
+  const grpc::Status ended = Call(*jobs_, &v1::JobService::Stub::PauseJob, pause, &changed);
+  EXPECT_EQ(ended.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+  EXPECT_THAT(ended.error_message(), HasSubstr("is FAILED; only a job that has not ended"));
+  pause.set_id("job-nobody");
+  EXPECT_EQ(Call(*jobs_, &v1::JobService::Stub::PauseJob, pause, &changed).error_code(),
+            grpc::StatusCode::NOT_FOUND);
+}
+
 TEST_F(JobServiceTest, AUserErrorFailsTheJobAtOnce) {
   const auto agent = Agent();
   MakeInputs(*agent);

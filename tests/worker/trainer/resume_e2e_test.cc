@@ -40,7 +40,8 @@ class ResumeTest : public ::testing::Test {
 
   fs::path path(const std::string& name) const { return folder_.path() / name; }
 
-  absl::StatusOr<TrainResult> Train(const JobSpec& spec, const fs::path& resume_dir) {
+  absl::StatusOr<TrainResult> Train(const JobSpec& spec, const fs::path& resume_dir,
+                                    std::stop_token pause = {}) {
     observer_ = {};
     TrainTask task{.model_dir = path("model"),
                    .shard_dir = path("shards"),
@@ -50,6 +51,7 @@ class ResumeTest : public ::testing::Test {
                    .resume_dir = resume_dir,
                    .spec = Resolve(spec, "run"),
                    .threads = 1,
+                   .pause = std::move(pause),
                    .join = [] { return MakeSoloCommunicator(); },
                    .machine_memory_bytes = 0};
     task.answer_afresh = [](const AnswerRequest& request) {
@@ -105,6 +107,24 @@ TEST_F(ResumeTest, EndsWithTheBitsAndTheLedgerOfAnUndisturbedTrainingAndProvesIt
     EXPECT_EQ(observer_.after.at(0).loss, loss_after.at(0).loss);
     fs::remove_all(path("kept"));
     fs::remove_all(path("checkpoints"));
+  }
+}
+
+TEST_F(ResumeTest, APausedTrainingLeavesACheckpointOfItsLastStep) {
+  const auto whole = Train(spec_, {});
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  for (const int every_steps : {1, 4}) {  // One of that step is on its way, or none.
+    fs::remove_all(path("checkpoints"));
+    spec_.checkpoint.every_steps = every_steps;
+    std::stop_source pause;
+    pause.request_stop();
+    const absl::Status paused = Train(spec_, {}, pause.get_token()).status();
+    EXPECT_EQ(paused.code(), absl::StatusCode::kCancelled) << paused;
+    EXPECT_EQ(paused.message(), "stopped after step 1 of 9");
+    const auto resumed = Train(spec_, path("checkpoints") / "step-000000001");
+    ASSERT_TRUE(resumed.ok()) << resumed.status();
+    EXPECT_EQ(resumed->adapter_sha256, whole->adapter_sha256);
+    EXPECT_TRUE(resumed->resume_verified);
   }
 }
 

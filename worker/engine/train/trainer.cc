@@ -155,6 +155,18 @@ double Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing
   return loss;
 }
 
+absl::Status Trainer::RunProbe() {
+  if (!probe_ || !IsOwnMicroBatch(0, parts_.group.rank(), parts_.group.size())) {
+    return absl::OkStatus();
+  }
+  Timing timing;
+  parameters_.ZeroGradients();
+  const StepPlan plan =
+      PlanStep(parts_.rows, order_.RowsOfStep(num_done_), spec_.micro_batch_tokens);
+  const double loss = RunMicroBatch(plan, 0, timing);
+  return std::exchange(probe_, nullptr)(loss, parameters_.gradients());
+}
+
 absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool stop,
                                                     Timing& timing) {
   const size_t num_micro_batches = plan.micro_batches.size();

@@ -76,6 +76,9 @@ class Trainer {
   // that computes it; others never call it. An error ends the step before anything changes.
   using Probe = std::function<absl::Status(double loss_sum, const at::Tensor& gradients)>;
   void ProbeNextStep(Probe probe) { probe_ = std::move(probe); }
+  // Computes that micro-batch now, for a probe that no step will come to; the step can still be
+  // taken. REQUIRES: num_done() < num_steps().
+  absl::Status RunProbe();
 
   // Of the last step: reduced over all ranks, divided by the trained tokens and clipped. [P]
   const at::Tensor& gradients() { return parameters_.gradients(); }
