@@ -168,6 +168,28 @@ TEST(CoreTest, TheEndOfAnErrandIsToldOnce) {
 // final states final), no worker is over-committed, and once the faults stop every job ends.
 class SimulationTest : public testing::TestWithParam<unsigned> {};
 
+// What a user may ask of a job in any state, and a checkpoint of any running process.
+void AskAtRandom(CoreDriver& driver, std::mt19937& random,
+                 const std::optional<Assignment>& assignment) {
+  const std::vector<const Job*> jobs = driver.core.UnfinishedJobs();
+  if (jobs.empty()) return;
+  const JobId id = jobs[random() % jobs.size()]->id;
+  Effects out;
+  switch (random() % 3) {
+    case 0:
+      driver.core.PauseJob(id, driver.now, out).IgnoreError();
+      break;
+    case 1:
+      driver.core.ResumeJob(id, driver.now, out).IgnoreError();
+      break;
+    default:
+      if (!assignment.has_value()) return;
+      driver.core.OnCheckpoint(*assignment, static_cast<int64_t>(random() % 100),
+                               {{"state", {"aa", 1}}}, driver.now, out);
+  }
+  driver.Apply(std::move(out));
+}
+
 void StepAtRandom(CoreDriver& driver, std::mt19937& random, int& next_job) {
   const std::string worker(1, static_cast<char>('a' + random() % 3));
   const auto pick = [&]() -> std::optional<Assignment> {
@@ -176,7 +198,11 @@ void StepAtRandom(CoreDriver& driver, std::mt19937& random, int& next_job) {
     std::advance(it, random() % driver.core.assignments().size());
     return it->second;
   };
-  switch (random() % 10) {
+  switch (random() % 12) {
+    case 10:
+    case 11:
+      AskAtRandom(driver, random, pick());
+      break;
     case 0:
       if (next_job < 8)
         driver.AddJob(absl::StrCat("job-", next_job++), 1 + static_cast<int>(random() % 3), 100);
@@ -206,12 +232,30 @@ void StepAtRandom(CoreDriver& driver, std::mt19937& random, int& next_job) {
   }
 }
 
+// One live attempt; nothing of a paused job runs; a checkpoint is never older than the one before.
+void ExpectPromises(const CoreDriver& driver, std::map<std::string, int64_t>& checkpoints) {
+  for (const auto& [id, assignment] : driver.core.assignments()) {
+    const Job* job = driver.core.FindJob(JobId(assignment.owner));
+    if (job == nullptr) continue;
+    ASSERT_EQ(assignment.attempt, job->attempt) << assignment.owner;
+    ASSERT_NE(job->state, JobState::kPaused) << assignment.owner;
+    ASSERT_NE(job->state, JobState::kQueued) << assignment.owner;
+  }
+  for (const auto& [id, job] : driver.jobs) {
+    ASSERT_GE(job.checkpoint.step, checkpoints[id]) << id;
+    checkpoints[id] = job.checkpoint.step;
+  }
+}
+
 TEST_P(SimulationTest, PromisesHoldAndEveryJobEnds) {
   std::mt19937 random(GetParam());
   CoreDriver driver;
   int next_job = 0;
+  std::map<std::string, int64_t> checkpoints;
   for (int i = 0; i < 400; ++i) {
     StepAtRandom(driver, random, next_job);
+    ExpectPromises(driver, checkpoints);
+    if (HasFatalFailure()) return;
     for (const auto& [id, worker] : driver.core.fleet().workers()) {
       int held = 0;
       for (const auto& [assignment, slots] : worker.held) held += slots;
@@ -225,6 +269,8 @@ TEST_P(SimulationTest, PromisesHoldAndEveryJobEnds) {
         if (assignment.worker.value() == "wrk-" + name) running.push_back(id);
       driver.AddWorker(name, 2, running);
     }
+    for (const auto& [id, job] : driver.jobs)
+      if (job.state == JobState::kPaused) driver.Resume(id);
     const auto assignments = driver.core.assignments();
     for (const auto& [id, assignment] : assignments)
       if (driver.core.assignments().contains(id)) driver.End(assignment, CoreDriver::Adapter());
