@@ -314,10 +314,12 @@ TEST(CoreJobsTest, AJobThatIsBeingPausedOrIsPausedCanBeCancelled) {
             absl::StatusCode::kFailedPrecondition);
   driver.End(driver.Running("job-1").at(0), CoreDriver::Failure(EndCause::kCancelled));
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kCancelled);
-  driver.AddJob("job-2", 8);
-  driver.Pause("job-2");
-  driver.Cancel("job-2");
-  EXPECT_EQ(driver.jobs["job-2"].state, JobState::kCancelled);
+  CoreDriver without_workers;
+  without_workers.AddJob("job-2", 1);
+  without_workers.Pause("job-2");
+  EXPECT_EQ(without_workers.jobs["job-2"].state, JobState::kPaused);
+  without_workers.Cancel("job-2");
+  EXPECT_EQ(without_workers.jobs["job-2"].state, JobState::kCancelled);
 }
 
 TEST(CoreJobsTest, AfterARestartAJobThatWasBeingPausedIsPaused) {
