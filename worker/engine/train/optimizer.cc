@@ -1,16 +1,53 @@
 #include "worker/engine/train/optimizer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
+#include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace lathe {
 namespace {
 
-// Values whose squares are summed at once: the sum in 64 bits needs a copy of them.
-constexpr int64_t kNormChunk = int64_t{1} << 22;
+// Values whose squares are summed at once, by one thread.
+constexpr int64_t kNormChunk = int64_t{1} << 16;
+
+// In 64 bits, in eight sums that the processor adds side by side.
+template <typename T>
+double SumOfSquares(const T* values, int64_t count) {
+  constexpr int64_t kLanes = 8;
+  double sums[kLanes] = {};
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const auto value = static_cast<double>(values[i + lane]);
+      sums[lane] += value * value;
+    }
+  }
+  for (; i < count; ++i) sums[0] += static_cast<double>(values[i]) * static_cast<double>(values[i]);
+  return ((sums[0] + sums[1]) + (sums[2] + sums[3])) + ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+}
+
+// Chunks are fixed and added in their order: the same bits with any number of threads.
+double NormOnCpu(const at::Tensor& values) {
+  const int64_t count = values.numel();
+  std::vector<double> sums(static_cast<size_t>((count + kNormChunk - 1) / kNormChunk));
+  AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "NormOnCpu", [&] {
+    const auto* data = values.const_data_ptr<scalar_t>();
+    at::parallel_for(0, static_cast<int64_t>(sums.size()), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t chunk = begin; chunk < end; ++chunk) {
+        const int64_t first = chunk * kNormChunk;
+        sums[static_cast<size_t>(chunk)] =
+            SumOfSquares(data + first, std::min(kNormChunk, count - first));
+      }
+    });
+  });
+  return std::sqrt(std::accumulate(sums.begin(), sums.end(), 0.0));
+}
 
 double NormOf(const at::Tensor& values) {
+  if (values.is_cpu()) return NormOnCpu(values);
   return at::linalg_vector_norm(values, 2, c10::nullopt, false, at::kDouble).item<double>();
 }
 
@@ -69,9 +106,7 @@ void AdamW::StepParts(const Parts& parts, const at::Tensor& gradients, double le
 double ClipGradNorm(at::Tensor& gradients, double max_norm) {
   const at::NoGradGuard no_grad;
   // Summed in 64 bits: one number for any layout of the buffer.
-  double norm = 0;
-  for (const at::Tensor& chunk : gradients.split(kNormChunk))
-    norm = std::hypot(norm, NormOf(chunk));
+  const double norm = NormOf(gradients);
   if (max_norm > 0 && std::isfinite(norm)) {
     const double factor = max_norm / (norm + 1e-6);
     if (factor < 1) gradients.mul_(factor);

@@ -1,10 +1,12 @@
 #include "worker/engine/train/optimizer.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
+#include <set>
 #include <vector>
 
 namespace lathe {
@@ -89,6 +91,20 @@ TEST(ClipGradNormTest, LeavesSmallGradientsAndZeroLimitAlone) {
   EXPECT_DOUBLE_EQ(ClipGradNorm(gradients, 1.0), 0.5);
   EXPECT_DOUBLE_EQ(ClipGradNorm(gradients, 0), 0.5);
   EXPECT_DOUBLE_EQ(gradients[1].item<double>(), 0.4);
+}
+
+TEST(ClipGradNormTest, SumsIn64BitsWithTheSameBitsOnAnyNumberOfThreads) {
+  at::Tensor gradients = at::sin(at::arange(300001, at::kFloat));
+  const double expected = at::linalg_vector_norm(gradients.to(at::kDouble)).item<double>();
+  const int before = at::get_num_threads();
+  std::set<double> norms;
+  for (const int threads : {1, 2, 3}) {
+    at::set_num_threads(threads);
+    norms.insert(ClipGradNorm(gradients, 0));
+  }
+  at::set_num_threads(before);
+  ASSERT_EQ(norms.size(), 1U);
+  EXPECT_NEAR(*norms.begin(), expected, 1e-13 * expected);
 }
 
 TEST(ClipGradNormTest, ReportsANormThatIsNotFinite) {
