@@ -100,6 +100,18 @@ absl::StatusOr<TrainerState> StateOf(const Checkpoint& checkpoint, Trainer& trai
   return state;
 }
 
+// "Intel(R) Xeon(R) Processor"; empty if the kernel does not say.
+std::string CpuModel() {
+  const absl::StatusOr<std::string> info = ReadFile("/proc/cpuinfo", kMaxCpuInfoBytes);
+  if (!info.ok()) return "";
+  for (absl::string_view line : absl::StrSplit(*info, '\n')) {
+    if (!absl::ConsumePrefix(&line, "model name")) continue;
+    const size_t colon = line.find(": ");
+    return colon == absl::string_view::npos ? "" : std::string(line.substr(colon + 2));
+  }
+  return "";
+}
+
 absl::Status Judge(const CheckpointManifest& manifest, const std::string& machine,
                    const ResumeProof& proof, Resumed& resumed) {
   if (proof == manifest.proof) {
@@ -110,9 +122,9 @@ absl::Status Judge(const CheckpointManifest& manifest, const std::string& machin
   }
   const std::string what = absl::StrCat("resumed after step ", manifest.step,
                                         ": the first micro-batch has other bits than before");
-  if (machine == manifest.machine) return absl::DataLossError(what);
-  LogWarning(
-      absl::StrCat(what, "; the checkpoint is of ", manifest.machine, ", this is ", machine));
+  if (machine == manifest.machine && !machine.empty()) return absl::DataLossError(what);
+  LogWarning(absl::StrCat(what, "; the checkpoint is of '", manifest.machine, "', this is '",
+                          machine, "'"));
   return absl::OkStatus();
 }
 
@@ -131,20 +143,10 @@ absl::StatusOr<CheckpointContext> ContextOf(const JobSpec& spec, const fs::path&
                            {"rows", rows}};
 }
 
-std::string DescribeMachine(const std::string& cpu_model, int threads) {
-  return absl::StrCat(cpu_model, ", ", at::get_cpu_capability(), ", libtorch ", TORCH_VERSION, ", ",
-                      threads, threads == 1 ? " thread" : " threads");
-}
-
-std::string CpuModel() {
-  const absl::StatusOr<std::string> info = ReadFile("/proc/cpuinfo", kMaxCpuInfoBytes);
-  if (!info.ok()) return "";
-  for (absl::string_view line : absl::StrSplit(*info, '\n')) {
-    if (!absl::ConsumePrefix(&line, "model name")) continue;
-    const size_t colon = line.find(": ");
-    return colon == absl::string_view::npos ? "" : std::string(line.substr(colon + 2));
-  }
-  return "";
+std::string DescribeMachine(const std::string& device, int threads) {
+  if (device != "cpu") return "";
+  return absl::StrCat(CpuModel(), ", ", at::get_cpu_capability(), ", libtorch ", TORCH_VERSION,
+                      ", ", threads, threads == 1 ? " thread" : " threads");
 }
 
 Checkpointer::Checkpointer(Options options, Trainer& trainer)

@@ -25,10 +25,9 @@ absl::StatusOr<CheckpointContext> ContextOf(const JobSpec& spec,
                                             const std::filesystem::path& model_dir,
                                             const std::filesystem::path& shard_dir);
 
-// What the bits depend on beside the context.
-std::string DescribeMachine(const std::string& cpu_model, int threads);
-// "Intel(R) Xeon(R) Processor"; empty if the kernel does not say.
-std::string CpuModel();
+// What the bits depend on beside the context. Empty for a device that promises none: a GPU, whose
+// attention adds in no fixed order (docs/gpu.md).
+std::string DescribeMachine(const std::string& device, int threads);
 
 // Writes a checkpoint every so many steps. Of rank 0; thread-compatible.
 class Checkpointer {
@@ -68,9 +67,9 @@ struct Resumed {
 };
 
 // Puts `trainer` where the checkpoint was. On rank 0 (`prove`) its next step must give the bits
-// that the proof has: else DataLoss, or, where the checkpoint came from another kind of machine, a
-// warning and `resumed` stays unverified. `resumed` lives as long as the trainer.
-// FailedPrecondition: the checkpoint is of another training.
+// that the proof has: else DataLoss, or, where the checkpoint came from another kind of machine or
+// `machine` is empty, a warning and `resumed` stays unverified. `resumed` lives as long as the
+// trainer. FailedPrecondition: the checkpoint is of another training.
 absl::Status ResumeFrom(const Checkpoint& checkpoint, const CheckpointContext& context,
                         const std::string& machine, bool prove, Trainer& trainer, Resumed& resumed);
 

@@ -169,7 +169,7 @@ void LogStep(const StepStats& stats) {
 absl::Status Resume(const TrainTask& task, const CheckpointContext& context, bool prove,
                     Trainer& trainer, Resumed& resumed) {
   LATHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(task.resume_dir));
-  LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context, DescribeMachine(CpuModel(), task.threads),
+  LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context, DescribeMachine(task.spec.device, task.threads),
                                    prove, trainer, resumed));
   LogInfo(absl::StrFormat("goes on after step %d of %d, from a checkpoint of attempt %d",
                           resumed.step, trainer.num_steps(), checkpoint.manifest.attempt));
@@ -184,7 +184,7 @@ std::unique_ptr<Checkpointer> MakeCheckpointer(const TrainTask& task, Checkpoint
                             .every_steps = task.spec.checkpoint.every_steps,
                             .attempt = task.attempt,
                             .context = std::move(context),
-                            .machine = DescribeMachine(CpuModel(), task.threads),
+                            .machine = DescribeMachine(task.spec.device, task.threads),
                             .published = task.checkpoint_published},
       trainer);
 }
