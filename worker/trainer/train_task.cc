@@ -169,8 +169,9 @@ void LogStep(const StepStats& stats) {
 absl::Status Resume(const TrainTask& task, const CheckpointContext& context, bool prove,
                     Trainer& trainer, Resumed& resumed) {
   LATHE_ASSIGN_OR_RETURN(const Checkpoint checkpoint, OpenCheckpoint(task.resume_dir));
-  LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context, DescribeMachine(task.spec.device, task.threads),
-                                   prove, trainer, resumed));
+  LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context,
+                                   DescribeMachine(task.spec.device, task.threads), prove, trainer,
+                                   resumed));
   LogInfo(absl::StrFormat("goes on after step %d of %d, from a checkpoint of attempt %d",
                           resumed.step, trainer.num_steps(), checkpoint.manifest.attempt));
   return absl::OkStatus();
