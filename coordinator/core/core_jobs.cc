@@ -340,7 +340,7 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
   }
   const bool failed = !ended.ok;
   const bool pauses = run->job.state == JobState::kPausing && run->job.stage == kStageTrain &&
-                      ended.cause != EndCause::kMachine;
+                      ended.code == static_cast<int>(absl::StatusCode::kCancelled);
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
   // attempt is over when all have ended.

@@ -15,12 +15,6 @@ namespace {
 
 absl::Status Ending() { return absl::UnavailableError("the coordinator is ending; try again"); }
 
-std::string CreatedMessage(const JobSpec& spec) {
-  if (spec.checkpoint.every_steps == JobSpec().checkpoint.every_steps) return "created";
-  return absl::StrCat("created; checkpoint.every_steps is ", spec.checkpoint.every_steps,
-                      ", which has no effect yet: a failed attempt starts training anew");
-}
-
 }  // namespace
 
 Coordinator::Coordinator(CoordinatorOptions options, Store& store, BlobStore& blobs, Hub& hub,
@@ -155,7 +149,7 @@ absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
                          .state = job.state,
                          .stage = job.stage,
                          .attempt = job.attempt,
-                         .message = CreatedMessage(job.spec)};
+                         .message = "created"};
   LATHE_RETURN_IF_ERROR(store_.CreateJob(job, created));
   Publish({job, {created}, {}, {}});
   Effects effects;

@@ -155,10 +155,12 @@ Checkpointer::Checkpointer(Options options, Trainer& trainer)
 Checkpointer::~Checkpointer() { trainer_.ProbeNextStep(nullptr); }
 
 void Checkpointer::AfterStep() {
+  // Asked first: one that is not busy has told its outcome, which belongs to `step_`.
+  const bool busy = writer_.busy();
   TellOutcome();
   const int64_t done = trainer_.num_done();
   if (done % options_.every_steps != 0 || done == trainer_.num_steps()) return;
-  if (writer_.busy()) {
+  if (busy) {
     LogWarning(absl::StrCat("no checkpoint after step ", done, ": that of step ", step_,
                             " is still being written"));
     return;

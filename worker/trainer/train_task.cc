@@ -197,8 +197,10 @@ absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer, const Tr
     LATHE_ASSIGN_OR_RETURN(const StepStats stats,
                            trainer.Step(stop.stop_requested() || task.pause.stop_requested()));
     LogStep(stats);
-    if (checkpointer != nullptr) checkpointer->AfterStep();
-    if (!trainer.stopped()) continue;
+    if (!trainer.stopped()) {
+      if (checkpointer != nullptr) checkpointer->AfterStep();
+      continue;
+    }
     // Another rank may have been asked: a checkpoint too many costs nothing.
     const bool cancelled = stop.stop_requested();
     if (checkpointer != nullptr && !cancelled) {

@@ -241,12 +241,14 @@ TEST(CoreJobsTest, ATrainingIsPausedOnceItsRanksHaveEndedAndFreesItsSlots) {
   Effects out;
   EXPECT_EQ(driver.core.ResumeJob(JobId("job-1"), driver.now, out).code(),
             absl::StatusCode::kFailedPrecondition);
-  driver.End(gang[1], CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7"));
+  Ended stopped = CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7");
+  stopped.code = static_cast<int>(absl::StatusCode::kCancelled);
+  driver.End(gang[1], stopped);
   EXPECT_TRUE(driver.Sent(Command::Kind::kCancel).empty()) << "rank 0 still writes";
   Effects checkpoint;
   driver.core.OnCheckpoint(gang[0], 7, {{"state", {"aa", 1}}}, driver.now, checkpoint);
   driver.Apply(std::move(checkpoint));
-  driver.End(gang[0], CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7"));
+  driver.End(gang[0], stopped);
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPaused);
   EXPECT_EQ(driver.jobs["job-1"].attempt, 2);
   EXPECT_EQ(driver.jobs["job-1"].failures, 0);

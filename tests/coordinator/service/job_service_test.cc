@@ -177,19 +177,6 @@ TEST_F(JobServiceTest, FullTuningRefusesLoraSettings) {
   EXPECT_EQ(job.spec().learning_rate(), 2e-5);
 }
 
-TEST_F(JobServiceTest, ASettingWithoutEffectIsNamedWhenTheJobIsCreated) {
-  const auto agent = Agent();
-  MakeInputs(*agent);
-  v1::CreateJobRequest request = JobRequest("r");
-  request.mutable_spec()->mutable_checkpoint()->set_every_steps(7);
-  v1::Job job;
-  ASSERT_TRUE(Call(*jobs_, &v1::JobService::Stub::CreateJob, request, &job).ok());
-  agent->Do(agent->NextAssignment());
-  agent->Do(agent->NextAssignment());
-  const Watched watched = Watch(job.id());
-  EXPECT_THAT(watched.events.at(0).message(), testing::HasSubstr("every_steps is 7"));
-}
-
 TEST_F(JobServiceTest, AWatchGoesOnAfterItsCursorsWithoutGapOrRepeat) {
   const auto agent = Agent();
   MakeInputs(*agent);
