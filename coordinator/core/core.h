@@ -129,6 +129,8 @@ class Core {
   };
 
   Run* FindRun(const std::string& owner);
+  // NotFound: no unfinished job of that id.
+  absl::StatusOr<Run*> UnfinishedRun(const JobId& id);
   void Move(Run& run, JobState to) const;
   void Record(Run& run, absl::Time now, std::string message, Effects& out) const;
   void SetReason(Run& run, const std::string& reason, Effects& out) const;
@@ -142,6 +144,7 @@ class Core {
                  Effects& out);
   void Cancel(Assignment& assignment, absl::Time now, Effects& out) const;
   void CancelGang(Run& run, absl::Time now, Effects& out);
+  void PauseGang(const Run& run, Effects& out) const;
   void Pause(Run& run, absl::Time now, Effects& out) const;
   void EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Effects& out);
   void EndAllOn(const WorkerId& worker, const std::string& why, absl::Time now, Effects& out);

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
+#include "common/base/status.h"
 #include "coordinator/core/core.h"
 
 // The life of a job: queue, stages, attempts, end.
@@ -52,6 +53,11 @@ std::string Describe(const Placement& placement, const Job& job, const Fleet& fl
 Core::Run* Core::FindRun(const std::string& owner) {
   const auto found = runs_.find(JobId(owner));
   return found == runs_.end() ? nullptr : &found->second;
+}
+
+absl::StatusOr<Core::Run*> Core::UnfinishedRun(const JobId& id) {
+  if (Run* run = FindRun(id.value()); run != nullptr) return run;
+  return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
 }
 
 const Job* Core::FindJob(const JobId& id) const {
@@ -117,10 +123,7 @@ void Core::AddJob(Job job, absl::Time now, Effects& out) {
 }
 
 absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
-  Run* run = FindRun(id.value());
-  if (run == nullptr) {
-    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
-  }
+  LATHE_ASSIGN_OR_RETURN(Run* const run, UnfinishedRun(id));
   if (run->job.state == JobState::kCancelling) return absl::OkStatus();
   if (run->gang.empty()) {
     // RUNNING without processes: between two stages.
@@ -137,17 +140,12 @@ absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
 }
 
 absl::Status Core::PauseJob(const JobId& id, absl::Time now, Effects& out) {
-  Run* run = FindRun(id.value());
-  if (run == nullptr) {
-    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
-  }
+  LATHE_ASSIGN_OR_RETURN(Run* const run, UnfinishedRun(id));
   const JobState state = run->job.state;
   if (state == JobState::kPausing || state == JobState::kPaused) return absl::OkStatus();
   if (state == JobState::kCancelling) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("job ", id.value(),
-                     ": is being cancelled; only a job that waits or runs can "
-                     "be paused"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", id.value(), ": is being cancelled; only a job that waits or runs can be paused"));
   }
   if (state == JobState::kRunning) Move(*run, JobState::kPausing);
   if (run->gang.empty()) {
@@ -155,14 +153,10 @@ absl::Status Core::PauseJob(const JobId& id, absl::Time now, Effects& out) {
   } else {
     run->job.reason = "its processes write a checkpoint and end";
     Record(*run, now, "its user asked for a pause", out);
-    for (const AssignmentId& member : run->gang) {
-      const auto found = assignments_.find(member);
-      if (found == assignments_.end()) continue;
-      // What has no checkpoint is done anew.
-      if (run->job.stage != kStageTrain)
-        Cancel(found->second, now, out);
-      else
-        out.commands.push_back({Command::Kind::kPause, found->second, {}});
+    if (run->job.stage == kStageTrain) {
+      PauseGang(*run, out);
+    } else {
+      CancelGang(*run, now, out);  // It has no checkpoint: it is done anew.
     }
   }
   Schedule(now, out);
@@ -170,10 +164,7 @@ absl::Status Core::PauseJob(const JobId& id, absl::Time now, Effects& out) {
 }
 
 absl::Status Core::ResumeJob(const JobId& id, absl::Time now, Effects& out) {
-  Run* run = FindRun(id.value());
-  if (run == nullptr) {
-    return absl::NotFoundError(absl::StrCat("job ", id.value(), ": is not there or has ended"));
-  }
+  LATHE_ASSIGN_OR_RETURN(Run* const run, UnfinishedRun(id));
   const JobState state = run->job.state;
   if (state == JobState::kQueued || state == JobState::kRunning) return absl::OkStatus();
   if (state != JobState::kPaused) {
@@ -326,6 +317,15 @@ void Core::CancelGang(Run& run, absl::Time now, Effects& out) {
   for (const AssignmentId& id : run.gang) {
     const auto found = assignments_.find(id);
     if (found != assignments_.end()) Cancel(found->second, now, out);
+  }
+}
+
+void Core::PauseGang(const Run& run, Effects& out) const {
+  for (const AssignmentId& id : run.gang) {
+    const auto found = assignments_.find(id);
+    if (found != assignments_.end()) {
+      out.commands.push_back({Command::Kind::kPause, found->second, {}});
+    }
   }
 }
 

@@ -204,35 +204,27 @@ absl::Status Coordinator::ResolveParent(Job& job) {
 }
 
 absl::StatusOr<Job> Coordinator::CancelJob(const JobId& id) {
-  return loop_.Call([&] { return CancelJobOnLoop(id); }, absl::StatusOr<Job>(Ending()));
-}
-
-absl::StatusOr<Job> Coordinator::CancelJobOnLoop(const JobId& id) {
-  LATHE_ASSIGN_OR_RETURN(Job job, store_.GetJob(id));
-  if (IsFinal(job.state)) return job;
-  Effects effects;
-  LATHE_RETURN_IF_ERROR(core_.CancelJob(id, clock_.Now(), effects));
-  Apply(std::move(effects));
-  return store_.GetJob(id);
+  return ChangeJob(id, &Core::CancelJob, "");
 }
 
 absl::StatusOr<Job> Coordinator::PauseJob(const JobId& id) {
-  return ChangeJob(id, "paused", &Core::PauseJob);
+  return ChangeJob(id, &Core::PauseJob, "paused");
 }
 
 absl::StatusOr<Job> Coordinator::ResumeJob(const JobId& id) {
-  return ChangeJob(id, "resumed", &Core::ResumeJob);
+  return ChangeJob(id, &Core::ResumeJob, "resumed");
 }
 
-absl::StatusOr<Job> Coordinator::ChangeJob(const JobId& id, absl::string_view verb,
-                                           JobDecision decision) {
+absl::StatusOr<Job> Coordinator::ChangeJob(const JobId& id, JobDecision decision,
+                                           absl::string_view needs_life) {
   return loop_.Call(
       [&]() -> absl::StatusOr<Job> {
-        LATHE_ASSIGN_OR_RETURN(const Job job, store_.GetJob(id));
+        LATHE_ASSIGN_OR_RETURN(Job job, store_.GetJob(id));
+        if (IsFinal(job.state) && needs_life.empty()) return job;
         if (IsFinal(job.state)) {
           return absl::FailedPreconditionError(
               absl::StrCat("job ", id.value(), ": is ", JobStateName(job.state),
-                           "; only a job that has not ended can be ", verb));
+                           "; only a job that has not ended can be ", needs_life));
         }
         Effects effects;
         LATHE_RETURN_IF_ERROR((core_.*decision)(id, clock_.Now(), effects));

@@ -143,9 +143,10 @@ class Coordinator {
                                       const std::string& request_sha256, JobSpec spec);
   absl::Status ResolveNames(Job& job);
   absl::Status ResolveParent(Job& job);
-  absl::StatusOr<Job> CancelJobOnLoop(const JobId& id);
   using JobDecision = absl::Status (Core::*)(const JobId&, absl::Time, Effects&);
-  absl::StatusOr<Job> ChangeJob(const JobId& id, absl::string_view verb, JobDecision decision);
+  // `needs_life`: what a job that has ended cannot be, such as "paused". Empty: it stays as it is.
+  absl::StatusOr<Job> ChangeJob(const JobId& id, JobDecision decision,
+                                absl::string_view needs_life);
   absl::Status CheckModelNameOnLoop(const std::string& name);
   absl::Status CheckBlobs(const FileTree& tree) const;
   absl::Status DeleteDatasetOnLoop(const std::string& name);

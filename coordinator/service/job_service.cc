@@ -125,6 +125,12 @@ class LogSource final : public PullSource<v1::GetJobLogsResponse> {
   int64_t offset_ = 0;
 };
 
+grpc::Status Answer(const absl::StatusOr<Job>& job, v1::Job& response) {
+  if (!job.ok()) return ToGrpc(job.status());
+  response = ToProto(*job, nullptr);
+  return grpc::Status::OK;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Job> DescribeJob(Store& store, const JobId& id) {
@@ -137,10 +143,7 @@ grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext*, const v1::CreateJob
                                        v1::Job* response) {
   const auto spec = FromProto(request->spec());
   if (!spec.ok()) return ToGrpc(spec.status());
-  const auto job = coordinator_.CreateJob(request->request_id(), SpecSha256(*spec), *spec);
-  if (!job.ok()) return ToGrpc(job.status());
-  *response = ToProto(*job, nullptr);
-  return grpc::Status::OK;
+  return Answer(coordinator_.CreateJob(request->request_id(), SpecSha256(*spec), *spec), *response);
 }
 
 grpc::Status JobServiceImpl::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
@@ -175,26 +178,17 @@ grpc::Status JobServiceImpl::ListJobs(grpc::ServerContext*, const v1::ListJobsRe
 
 grpc::Status JobServiceImpl::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
                                        v1::Job* response) {
-  const auto job = coordinator_.CancelJob(JobId(request->id()));
-  if (!job.ok()) return ToGrpc(job.status());
-  *response = ToProto(*job, nullptr);
-  return grpc::Status::OK;
+  return Answer(coordinator_.CancelJob(JobId(request->id())), *response);
 }
 
 grpc::Status JobServiceImpl::PauseJob(grpc::ServerContext*, const v1::PauseJobRequest* request,
                                       v1::Job* response) {
-  const auto job = coordinator_.PauseJob(JobId(request->id()));
-  if (!job.ok()) return ToGrpc(job.status());
-  *response = ToProto(*job, nullptr);
-  return grpc::Status::OK;
+  return Answer(coordinator_.PauseJob(JobId(request->id())), *response);
 }
 
 grpc::Status JobServiceImpl::ResumeJob(grpc::ServerContext*, const v1::ResumeJobRequest* request,
                                        v1::Job* response) {
-  const auto job = coordinator_.ResumeJob(JobId(request->id()));
-  if (!job.ok()) return ToGrpc(job.status());
-  *response = ToProto(*job, nullptr);
-  return grpc::Status::OK;
+  return Answer(coordinator_.ResumeJob(JobId(request->id())), *response);
 }
 
 grpc::ServerWriteReactor<v1::WatchJobResponse>* JobServiceImpl::WatchJob(

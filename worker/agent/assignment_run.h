@@ -75,7 +75,7 @@ class AssignmentRun final : public ChildListener {
   Supervisor supervisor_;
   UniqueFd listener_socket_;          // Of rank 0, until its child has it. Of thread_ alone.
   std::unique_ptr<ChatRelay> chats_;  // Of a serve assignment; constant after construction.
-  std::unique_ptr<CheckpointRelay> checkpoints_;  // Of rank 0 likewise.
+  std::unique_ptr<CheckpointRelay> checkpoints_;  // Of rank 0, while its child runs.
   std::atomic<bool> has_rendezvous_ = false;
   std::atomic<bool> ended_ = false;
   std::atomic<bool> finished_ = false;

@@ -128,6 +128,9 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
   task.set_job_id(assignment.job_id());
   task.set_attempt(assignment.attempt());
   task.set_threads(int64_t{options.threads_per_slot} * std::max(1, assignment.slots()));
+  const auto input = [&](const char* name) {
+    return assignment.inputs().contains(name) ? folders.input(name).string() : std::string();
+  };
   const std::string model = folders.input("model").string();
   switch (task.task_case()) {
     case pb::Task::kImport:
@@ -136,7 +139,7 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
       break;
     case pb::Task::kCheck:
       FillData(assignment, folders, *task.mutable_check()->mutable_data_path());
-      task.mutable_check()->set_model_dir(assignment.inputs().contains("model") ? model : "");
+      task.mutable_check()->set_model_dir(input("model"));
       break;
     case pb::Task::kPreview:
       FillData(assignment, folders, *task.mutable_preview()->mutable_data_path());
@@ -151,12 +154,10 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
       task.mutable_train()->set_model_dir(model);
       task.mutable_train()->set_shard_dir(folders.input("shards").string());
       task.mutable_train()->set_output_dir(folders.output().string());
-      task.mutable_train()->set_parent_dir(
-          assignment.inputs().contains("parent") ? folders.input("parent").string() : "");
+      task.mutable_train()->set_parent_dir(input("parent"));
       task.mutable_train()->set_checkpoint_dir(OwnsRendezvous(task) ? folders.checkpoints().string()
                                                                     : "");
-      task.mutable_train()->set_resume_dir(
-          assignment.inputs().contains("resume") ? folders.input("resume").string() : "");
+      task.mutable_train()->set_resume_dir(input("resume"));
       task.mutable_train()->set_rendezvous_fd(OwnsRendezvous(task) ? kRendezvousFd : -1);
       break;
     case pb::Task::kServe:
