@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "worker/engine/model/language_model_tensors.h"
 #include "worker/formats/peft.h"
+#include "worker/trainer/tensor_view.h"
 
 namespace lathe {
 namespace {
@@ -23,12 +24,7 @@ std::vector<TensorView> Views(LanguageModel& model, const std::string& name,
   std::vector<TensorView> views;
   for (const AdapterTensor& entry : model.AdapterTensors(name)) {
     kept.push_back(entry.tensor.detach().to(at::kCPU, at::kFloat).contiguous());
-    const at::Tensor& tensor = kept.back();
-    views.push_back(
-        {.name = entry.name,
-         .dtype = Dtype::kF32,
-         .shape = tensor.sizes().vec(),
-         .bytes = {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}});
+    views.push_back(ViewOf(entry.name, kept.back()));
   }
   return views;
 }

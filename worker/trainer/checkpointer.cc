@@ -4,12 +4,11 @@
 #include <torch/headeronly/version.h>
 
 #include <bit>
-#include <set>
 #include <system_error>
 #include <utility>
 #include <vector>
 
-#include "absl/strings/match.h"
+#include "absl/algorithm/container.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
@@ -18,6 +17,7 @@
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/spec/field.h"
+#include "worker/trainer/tensor_view.h"
 
 namespace lathe {
 namespace {
@@ -31,36 +31,23 @@ constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 constexpr size_t kMaxCpuInfoBytes = size_t{4} << 20;
 
 // Settings that change no number of a training.
-const std::set<absl::string_view>& Bystanders() {
-  static const auto* const keys = new std::set<absl::string_view>{"name",
-                                                                  "model",
-                                                                  "dataset",
-                                                                  "parent_model",
-                                                                  "checkpoint.every_steps",
-                                                                  "max_restarts",
-                                                                  "ranks",
-                                                                  "activation_checkpointing"};
-  return *keys;
-}
+constexpr absl::string_view kBystanders[] = {"name",
+                                             "model",
+                                             "dataset",
+                                             "parent_model",
+                                             "checkpoint.every_steps",
+                                             "max_restarts",
+                                             "ranks",
+                                             "activation_checkpointing"};
 
 std::string SettingsText(const JobSpec& spec) {
   std::string text;
   for (const Field& field : JobFields()) {
-    if (Bystanders().contains(field.key)) continue;
+    if (absl::c_linear_search(kBystanders, field.key)) continue;
     absl::StrAppend(&text, field.key, "=", FieldText(field, spec), "\n");
   }
   return text;
 }
-
-// Contiguous, on the CPU.
-TensorView ViewOf(const char* name, const at::Tensor& tensor) {
-  return {.name = name,
-          .dtype = tensor.scalar_type() == at::kDouble ? Dtype::kF64 : Dtype::kF32,
-          .shape = tensor.sizes().vec(),
-          .bytes = {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}};
-}
-
-absl::string_view BytesOf(const at::Tensor& tensor) { return ViewOf("", tensor).bytes; }
 
 std::vector<TensorSlice> SlicesOf(const FlatParameters& parameters) {
   std::vector<TensorSlice> slices;
@@ -73,7 +60,7 @@ std::vector<TensorSlice> SlicesOf(const FlatParameters& parameters) {
 }
 
 ResumeProof ProofOf(double loss_sum, const at::Tensor& gradients) {
-  return {std::bit_cast<uint64_t>(loss_sum), Sha256Hex(BytesOf(gradients.cpu()))};
+  return {std::bit_cast<uint64_t>(loss_sum), Sha256Hex(ViewOf("", gradients.cpu()).bytes)};
 }
 
 absl::StatusOr<at::Tensor> ReadState(const SafetensorsFile& state, const char* name,
@@ -169,12 +156,10 @@ void Checkpointer::AfterStep() {
 }
 
 absl::Status Checkpointer::WriteNow() {
-  const int64_t done = trainer_.num_done();
-  if (done == trainer_.num_steps()) return absl::OkStatus();
-  // Of this step there may be one already, which waits for its proof.
-  if (writer_.busy() && step_ != done) writer_.Wait();
+  if (trainer_.num_done() == trainer_.num_steps()) return absl::OkStatus();
+  writer_.Wait();
   TellOutcome();
-  if (!writer_.busy() && step_ != done) Begin();
+  Begin();
   LATHE_RETURN_IF_ERROR(trainer_.RunProbe());
   writer_.Wait();
   TellOutcome();
@@ -197,16 +182,11 @@ void Checkpointer::Begin() {
   writer_.Begin(
       {ViewOf(kValues, values), ViewOf(kFirstMoments, first), ViewOf(kSecondMoments, second)});
   trainer_.ProbeNextStep(
-      [this, manifest = std::move(manifest)](double loss_sum, const at::Tensor& gradients) {
-        Complete(manifest, loss_sum, gradients);
+      [this, manifest = std::move(manifest)](double loss_sum, const at::Tensor& gradients) mutable {
+        manifest.proof = ProofOf(loss_sum, gradients);
+        writer_.Complete(std::move(manifest));
         return absl::OkStatus();
       });
-}
-
-void Checkpointer::Complete(CheckpointManifest manifest, double loss_sum,
-                            const at::Tensor& gradients) {
-  manifest.proof = ProofOf(loss_sum, gradients);
-  writer_.Complete(std::move(manifest));
 }
 
 void Checkpointer::TellOutcome() {

@@ -47,12 +47,12 @@ class Checkpointer {
 
   // Between two steps. A checkpoint that cannot be written is a warning: the training goes on.
   void AfterStep();
-  // Writes one of the state as it is now, if steps are left, and waits until it is whole.
+  // Writes one of the state as it is now, if steps are left, and waits until it is whole. REQUIRES:
+  // no AfterStep() came after the last step.
   absl::Status WriteNow();
 
  private:
   void Begin();
-  void Complete(CheckpointManifest manifest, double loss_sum, const at::Tensor& gradients);
   void TellOutcome();
 
   const Options options_;

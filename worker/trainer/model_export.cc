@@ -12,6 +12,7 @@
 #include "worker/engine/model/language_model_tensors.h"
 #include "worker/formats/model_config.h"
 #include "worker/formats/safetensors.h"
+#include "worker/trainer/tensor_view.h"
 
 namespace lathe {
 namespace {
@@ -28,11 +29,7 @@ std::vector<TensorView> Views(LanguageModel& model, std::vector<at::Tensor>& kep
   }
   std::vector<TensorView> views;
   for (const auto& [name, tensor] : SplitParameters(ParameterSpecs(model.config()), kept)) {
-    views.push_back(
-        {.name = name,
-         .dtype = Dtype::kF32,
-         .shape = tensor.sizes().vec(),
-         .bytes = {static_cast<const char*>(tensor.const_data_ptr()), tensor.nbytes()}});
+    views.push_back(ViewOf(name, tensor));
   }
   return views;
 }

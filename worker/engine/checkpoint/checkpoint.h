@@ -13,8 +13,8 @@
 #include "worker/formats/safetensors.h"
 
 // Checkpoints as folders "step-000000040" of a folder of their own: state.safetensors and, written
-// last, manifest.json. One is there as a whole or not at all (guarantees.md section 5): temporary
-// folder, fsync of every file and of the folder, rename, fsync of the parent.
+// last, manifest.json. One is there as a whole or not at all (docs/decisions/0016-exact-resume.md):
+// temporary folder, fsync of every file and of the folder, rename, fsync of the parent.
 
 namespace lathe {
 

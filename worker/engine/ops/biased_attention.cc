@@ -182,12 +182,13 @@ at::Tensor BiasedAttention(const at::Tensor& q, const at::Tensor& keys_values,
 at::Tensor BiasedAttendToCache(const at::Tensor& q, const at::Tensor& keys,
                                const at::Tensor& values, const at::Tensor& bias, bool causal,
                                int64_t position) {
+  const at::Tensor biases = BiasOrNone(bias, q);
   at::Tensor out = at::empty(q.sizes(), q.options());
   for (int64_t begin = 0; begin < q.size(0); begin += kBlock) {
     const int64_t end = std::min(begin + kBlock, q.size(0));
     const int64_t key_end = causal ? position + end : keys.size(0);
-    const at::Tensor p = Probabilities(RowsOf(q, begin, end), RowsOf(keys, 0, key_end),
-                                       BiasOrNone(bias, q), causal, position + begin);
+    const at::Tensor p = Probabilities(RowsOf(q, begin, end), RowsOf(keys, 0, key_end), biases,
+                                       causal, position + begin);
     RowsOf(out, begin, end).copy_(Multiply(p, RowsOf(values, 0, key_end)));
   }
   return out.view({q.size(0), -1});
