@@ -37,6 +37,8 @@ class Void(Exception):
 
 
 class Case:
+    lines = ""  # More of the job file.
+
     def __init__(self, name, model, rows, max_length, micro_rows, threads, method="sft"):
         self.name, self.model, self.rows, self.batch = name, model, rows, BATCH
         self.max_length, self.micro_rows, self.threads, self.method = max_length, micro_rows, threads, method
@@ -126,7 +128,7 @@ class Bench:
         """Steps as hf_peer.py reports them, from the lines that a user sees and the kernel's tables."""
         out = self.work / "adapter"
         job = self.job_file(case.model, self.work / "rows.jsonl", case.batch, case.max_length,
-                            f"warmup_ratio: 0\nmethod: {case.method}")  # fmt: skip
+                            f"warmup_ratio: 0\nmethod: {case.method}\n{case.lines}")  # fmt: skip
         run = subprocess.Popen(
             [self.tool("lathe-trainer"), "run", str(job), "--threads", str(case.threads), "--out", str(out)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.env,

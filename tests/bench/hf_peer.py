@@ -2,6 +2,7 @@
 """Hugging Face's side of `scripts/bench engine`: transformers and PEFT, in the environment of scripts/deps/peers.txt.
 
 usage: hf_peer.py make-model tiny|small OUT         a random Qwen2
+       hf_peer.py make-gpu-model 1.5b|7b OUT        a random Qwen2.5 in BF16, made on a GPU, and OUT-adapter, a new LoRA over it
        hf_peer.py peak THREADS OUT.json             the fastest matrix product that this torch has
        hf_peer.py train stock|tuned WORK.json OUT.json
        hf_peer.py generate WORK.json OUT.json
@@ -30,6 +31,14 @@ SHAPES = {
     "tiny": {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6, "vocab_size": 8192},
     "small": {"hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "vocab_size": 32000},
 }
+# Of the published models.
+GPU_SHAPES = {
+    "1.5b": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "vocab_size": 151936,
+             "num_attention_heads": 12, "num_key_value_heads": 2, "tie_word_embeddings": True},
+    "7b": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "vocab_size": 152064,
+           "num_attention_heads": 28, "num_key_value_heads": 4, "tie_word_embeddings": False},
+}  # fmt: skip
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def make_model(shape, out):
@@ -41,6 +50,25 @@ def make_model(shape, out):
         tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
     )  # fmt: skip
     Qwen2ForCausalLM(config).save_pretrained(out)
+    copy_tokenizer(out)
+
+
+def make_gpu_model(shape, out):
+    from peft import LoraConfig, get_peft_model
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(1)
+    config = Qwen2Config(**GPU_SHAPES[shape], max_position_embeddings=4096, bos_token_id=1, eos_token_id=2, pad_token_id=2)
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = Qwen2ForCausalLM(config)
+    model.save_pretrained(out)
+    copy_tokenizer(out)
+    lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
+    get_peft_model(model, lora).save_pretrained(f"{out}-adapter")
+
+
+def copy_tokenizer(out):
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"):
         shutil.copy(TINY_LLAMA / name, pathlib.Path(out) / name)
 
@@ -69,12 +97,18 @@ def gemm_peak(threads):
     return {clock: max(rate[clock] for rate in rates) for clock in ("wall", "cpu")}
 
 
+def on_gpu(work):
+    return work.get("device") == "cuda"
+
+
 def load(work):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(work["threads"])
-    base = AutoModelForCausalLM.from_pretrained(work["model"], dtype=torch.float32, attn_implementation="sdpa")
+    dtype = torch.bfloat16 if on_gpu(work) else torch.float32
+    base = AutoModelForCausalLM.from_pretrained(work["model"], dtype=dtype, attn_implementation="sdpa")
+    base.to(work.get("device", "cpu"))
     if work["adapter"] is None:  # Full tuning.
         return base
     return PeftModel.from_pretrained(base, work["adapter"], is_trainable=True)
@@ -83,13 +117,15 @@ def load(work):
 class Steps:
     """Loss, wall and CPU time of every step."""
 
-    def __init__(self):
-        self.rows = []
+    def __init__(self, gpu=False):
+        self.rows, self.gpu = [], gpu
 
     def begin(self):
         self.start = (time.perf_counter(), time.process_time())
 
     def end(self, loss):
+        if self.gpu:
+            torch.cuda.synchronize()
         wall, cpu = time.perf_counter() - self.start[0], time.process_time() - self.start[1]
         self.rows.append({"loss": loss, "wall": wall, "cpu": cpu})
 
@@ -102,10 +138,11 @@ def train_stock(work, steps):
 
     class Recorder(TrainerCallback):
         def on_step_begin(self, *_args, **_kwargs):
+            losses.clear()
             steps.begin()
 
         def on_step_end(self, *_args, **_kwargs):
-            steps.end(losses[-1])
+            steps.end(sum(losses))  # Of the accumulated batches; each is divided by the labels of all.
 
     class Recorded(Trainer):
         def compute_loss(self, *args, **kwargs):
@@ -119,9 +156,10 @@ def train_stock(work, steps):
         for step in work["steps"] for row in step
     ]  # fmt: skip
     arguments = TrainingArguments(
-        output_dir=work["scratch"], per_device_train_batch_size=len(work["steps"][0]), max_steps=len(work["steps"]),
+        output_dir=work["scratch"], per_device_train_batch_size=work.get("device_rows", len(work["steps"][0])),
+        gradient_accumulation_steps=len(work["steps"][0]) // work.get("device_rows", len(work["steps"][0])), max_steps=len(work["steps"]),
         learning_rate=work["learning_rate"], lr_scheduler_type="constant", warmup_steps=0, weight_decay=0.0,
-        max_grad_norm=work["max_grad_norm"], train_sampling_strategy="sequential", use_cpu=True, save_strategy="no",
+        max_grad_norm=work["max_grad_norm"], train_sampling_strategy="sequential", use_cpu=not on_gpu(work), bf16=on_gpu(work), save_strategy="no",
         report_to="none", disable_tqdm=True, logging_strategy="no", remove_unused_columns=False,
     )  # fmt: skip
     collator = DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(work["model"]), padding=True)
@@ -130,7 +168,7 @@ def train_stock(work, steps):
     trainer.train()
 
 
-def micro_batches(rows, size):
+def micro_batches(rows, size, device):
     """Rows of like length together: the least padding without packing."""
     ordered = sorted(rows, key=lambda row: len(row["ids"]))
     for begin in range(0, len(ordered), size):
@@ -142,7 +180,7 @@ def micro_batches(rows, size):
             ids[i, : len(row["ids"])] = torch.tensor(row["ids"])
             trained[i, : len(row["ids"])] = torch.tensor(row["trained"])
             there[i, : len(row["ids"])] = 1
-        yield ids, trained.bool(), there
+        yield ids.to(device), trained.bool().to(device), there.to(device)
 
 
 def train_tuned(work, steps):
@@ -157,7 +195,7 @@ def train_tuned(work, steps):
         steps.begin()
         count = sum(sum(row["trained"]) for row in rows)
         total = 0.0
-        for ids, trained, there in micro_batches(rows, work["micro_rows"]):
+        for ids, trained, there in micro_batches(rows, work["micro_rows"], work.get("device", "cpu")):
             mask = None if bool(there.all()) else there
             hidden = inner.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             labels = trained[:, 1:]
@@ -194,6 +232,9 @@ def main():
     if command == "make-model":
         make_model(sys.argv[2], sys.argv[3])
         return
+    if command == "make-gpu-model":
+        make_gpu_model(sys.argv[2], sys.argv[3])
+        return
     if command == "peak":
         pathlib.Path(sys.argv[3]).write_text(json.dumps(gemm_peak(int(sys.argv[2]))))
         return
@@ -201,9 +242,10 @@ def main():
     if command == "generate":
         result = generate(work)
     else:
-        steps = Steps()
+        steps = Steps(on_gpu(work))
         {"stock": train_stock, "tuned": train_tuned}[sys.argv[2]](work, steps)
-        result = {"steps": steps.rows, "peak_bytes": peak_bytes()}
+        peak = torch.cuda.max_memory_reserved() if on_gpu(work) else peak_bytes()
+        result = {"steps": steps.rows, "peak_bytes": peak}
     pathlib.Path(sys.argv[-1]).write_text(json.dumps(result))
 
 

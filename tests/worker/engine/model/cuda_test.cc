@@ -5,6 +5,7 @@
 
 #include "tests/testing/subprocess.h"
 #include "tests/worker/engine/model/model_fixture.h"
+#include "worker/engine/dist/communicator.h"
 #include "worker/engine/dist/nccl_plugin.h"
 #include "worker/engine/ops/attention.h"
 #include "worker/engine/ops/lora_linear.h"
@@ -115,6 +116,28 @@ TEST_F(CudaTest, AdamWTakesTheStepOfTheCpu) {
     return values.cpu();
   };
   EXPECT_LE(MaxDifference(run(kGpu), run(at::kCPU)), 1e-6);
+}
+
+// NCCL refuses two ranks on one device: what one GPU can show is that every collective runs.
+TEST_F(CudaTest, CollectivesOfAGroupOfOneKeepItsTensors) {
+  const auto plugin = OpenNcclPlugin(testing::Program("liblathe_nccl.so"));
+  ASSERT_TRUE(plugin.ok()) << plugin.status();
+  const auto group = (*plugin)->Join(MakeSoloCommunicator(), {});
+  ASSERT_TRUE(group.ok()) << group.status();
+  for (const at::ScalarType type : {at::kFloat, at::kDouble, at::kBFloat16, at::kLong}) {
+    const at::Tensor values = at::arange(1, 1025, at::TensorOptions().dtype(type).device(kGpu));
+    at::Tensor sum = values.clone();
+    at::Tensor part = at::zeros_like(values);
+    at::Tensor whole = at::zeros_like(values);
+    ASSERT_TRUE((*group)->AllReduceSum(sum).ok());
+    ASSERT_TRUE((*group)->Broadcast(sum, 0).ok());
+    ASSERT_TRUE((*group)->ReduceScatterSum(values, part).ok());
+    ASSERT_TRUE((*group)->AllGatherInto(part, whole).ok());
+    EXPECT_TRUE(at::equal(sum, values) && at::equal(part, values) && at::equal(whole, values));
+  }
+  const auto half = (*group)->Split(0);
+  ASSERT_TRUE(half.ok()) << half.status();
+  EXPECT_EQ((*half)->size(), 1);
 }
 
 TEST_F(CudaTest, StagedNumbersArrive) {
