@@ -60,7 +60,8 @@ if(LATHE_BUILD_CUDA)
   target_include_directories(lathe_torch_cuda SYSTEM INTERFACE ${_cuda}/nvidia/cu13/include ${_cuda}/nvidia/nccl/include)
   # libtorch_cuda.so is needed though no symbol of it is: it registers the kernels of the GPU.
   target_link_options(lathe_torch_cuda INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined
-    -Wl,-rpath,${_cuda}/torch/lib -Wl,-rpath,${_cuda}/nvidia/nccl/lib)
+    -Wl,-rpath,${_cuda}/torch/lib -Wl,-rpath,${_cuda}/nvidia/nccl/lib -Wl,-rpath,${_cuda}/nvidia/cu13/lib)
   target_link_libraries(lathe_torch_cuda INTERFACE lathe::torch ${_cuda}/torch/lib/libtorch_cuda.so
-    ${_cuda}/torch/lib/libc10_cuda.so ${_cuda}/nvidia/nccl/lib/libnccl.so.2 ${_cuda}/nvidia/cu13/lib/libcudart.so.13)
+    ${_cuda}/torch/lib/libc10_cuda.so ${_cuda}/nvidia/nccl/lib/libnccl.so.2 ${_cuda}/nvidia/cu13/lib/libcudart.so.13
+    ${_cuda}/nvidia/cu13/lib/libnvrtc.so.13)
 endif()

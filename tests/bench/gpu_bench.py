@@ -64,18 +64,19 @@ class GpuBench(engine_bench.Bench):
         steps = self.prepare_case(case)
         tokens = statistics.median(sum(len(row["ids"]) for row in step) for step in steps[1:])
         results = {"lathe": [], "stock": [], "tuned": []}
-        for _ in range(rounds):
-            results["lathe"].append(self.lathe(case))
-            results["stock"].append(self.peer("train stock"))
-            results["tuned"].append(self.peer("train tuned"))
         print(f"\n{case.name}: {len(steps)} steps (the first is not timed), {tokens:.0f} tokens a step, {rounds} rounds")
-        for side, runs in results.items():
-            print(f"  {side:6} losses " + " ".join(f"{step['loss']:.4f}" for step in runs[0]["steps"]))
+        for _ in range(rounds):
+            for side, run in (("lathe", self.lathe), ("stock", self.peer), ("tuned", self.peer)):
+                results[side].append(run(case) if side == "lathe" else run(f"train {side}"))
+                print(f"  {side:6} losses " + " ".join(f"{step['loss']:.4f}" for step in results[side][-1]["steps"]))
         worst = max(loss_gap(results["lathe"][0], run) for side in ("stock", "tuned") for run in results[side])
         if worst > LOSS_LIMIT:
             raise engine_bench.Void(f"{case.name}: losses differ by {worst:.2g}; must be within {LOSS_LIMIT}, relative")
         print(f"  the largest difference of a loss is {worst:.2g}, relative (limit {LOSS_LIMIT})")
         print_table(results, tokens)
+        flops = statistics.median(engine_bench.step_flops(case, step) for step in steps[1:])
+        rate = flops / statistics.median(engine_bench.per_round(results["lathe"], "wall"))
+        print(f"  lathe makes {rate / 1e12:.0f} TFLOP/s of what the model asks for")
 
 
 def loss_gap(ours, theirs):

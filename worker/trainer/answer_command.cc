@@ -90,7 +90,10 @@ absl::StatusOr<CanaryAnswers> ReadAnswers(const fs::path& path) {
 
 absl::Status Answer(const AnswerCommand& command) {
   const AnswerRequest& request = command.request;
-  if (request.cuda_device >= 0) LATHE_RETURN_IF_ERROR(OpenCuda().status());
+  if (request.cuda_device >= 0) {
+    LATHE_ASSIGN_OR_RETURN(NcclPlugin* const plugin, OpenCuda());
+    LATHE_RETURN_IF_ERROR(UseKernels(*plugin, request.cuda_device));
+  }
   SetUpTorchProcess(request.threads);
   LATHE_ASSIGN_OR_RETURN(const Canary canary, ReadCanary(request.shard_dir));
   LATHE_RETURN_IF_ERROR(CheckTemplate(request.model_dir, canary));

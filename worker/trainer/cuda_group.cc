@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "worker/engine/ops/device_kernels.h"
 
 namespace lathe {
 namespace {
@@ -42,6 +43,12 @@ absl::StatusOr<NcclPlugin*> OpenCuda(const std::filesystem::path& library) {
   const CudaDevices devices = (*plugin)->Devices();
   if (devices.count > 0) return *plugin;
   return Refusal(absl::StrCat("this machine has 0 CUDA devices (", devices.reason, ")"));
+}
+
+absl::Status UseKernels(NcclPlugin& plugin, int device) {
+  LATHE_ASSIGN_OR_RETURN(const DeviceKernels* const kernels, plugin.Kernels(device));
+  UseDeviceKernels(kernels);
+  return absl::OkStatus();
 }
 
 absl::Status CheckDevice(const JobSpec& spec, const std::filesystem::path& library) {

@@ -21,6 +21,10 @@ namespace lathe {
 absl::StatusOr<NcclPlugin*> OpenCuda(
     const std::filesystem::path& library = DefaultNcclPluginPath());
 
+// Every tensor of `device` is computed with the GPU's own kernels from now on. Internal: they
+// cannot be made.
+absl::Status UseKernels(NcclPlugin& plugin, int device);
+
 // OK for a job on the CPU. Otherwise as OpenCuda: before anything else is done for the job.
 absl::Status CheckDevice(const JobSpec& spec,
                          const std::filesystem::path& library = DefaultNcclPluginPath());

@@ -10,6 +10,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <thread>
 #include <utility>
 
@@ -17,6 +18,8 @@
 #include "absl/time/clock.h"
 #include "common/base/status.h"
 #include "worker/engine/dist/nccl_plugin.h"
+#include "worker/engine/gpu/compiled_kernels.h"
+#include "worker/engine/gpu/device_kernels_cuda.h"
 
 namespace lathe {
 namespace {
@@ -208,6 +211,21 @@ class Plugin final : public NcclPlugin {
     LATHE_RETURN_IF_ERROR(group->Connect());
     return group;
   }
+
+  absl::StatusOr<const DeviceKernels*> Kernels(int device) override {
+    std::unique_ptr<DeviceKernels>& kernels = kernels_[device];
+    if (kernels == nullptr) {
+      LATHE_ASSIGN_OR_RETURN(kernels, LoadDeviceKernels(device));
+    }
+    return kernels.get();
+  }
+
+  absl::StatusOr<std::string> KernelCode(int major, int minor) override {
+    return CompileKernels(major, minor);
+  }
+
+ private:
+  std::map<int, std::unique_ptr<DeviceKernels>> kernels_;
 };
 
 }  // namespace

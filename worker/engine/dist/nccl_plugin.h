@@ -14,6 +14,8 @@
 
 namespace lathe {
 
+class DeviceKernels;  // worker/engine/ops/device_kernels.h
+
 struct NcclOptions {
   // CUDA device of this rank, from 0. No two ranks of a group share one.
   int device = 0;
@@ -41,6 +43,11 @@ class NcclPlugin {
   // there is no such device. Unavailable: as Communicator.
   virtual absl::StatusOr<std::unique_ptr<Communicator>> Join(std::unique_ptr<Communicator> control,
                                                              const NcclOptions& options) = 0;
+  // Kernels for this device, compiled at the first call; they live as long as the process.
+  // Internal: the compiler's or the driver's words.
+  virtual absl::StatusOr<const DeviceKernels*> Kernels(int device) = 0;
+  // Their machine code for GPUs of that compute capability. Needs no GPU.
+  virtual absl::StatusOr<std::string> KernelCode(int major, int minor) = 0;
 };
 
 // Opens liblathe_nccl.so. NotFound: it is not there. FailedPrecondition: something it needs is not
@@ -51,7 +58,7 @@ absl::StatusOr<NcclPlugin*> OpenNcclPlugin(const std::filesystem::path& library)
 std::filesystem::path DefaultNcclPluginPath();
 
 // Raised with every change of this header or of Communicator: what is shared are vtables.
-inline constexpr int kNcclPluginVersion = 2;
+inline constexpr int kNcclPluginVersion = 3;
 // int() and NcclPlugin*(), extern "C".
 inline constexpr char kNcclPluginVersionSymbol[] = "LatheNcclPluginVersion";
 inline constexpr char kNcclPluginSymbol[] = "LatheNcclPlugin";

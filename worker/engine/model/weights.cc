@@ -17,6 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Beside a matrix of 16 bits, for adapters (ops/lora_plan.h): three of rank 64. 5 % of the memory
+// of a matrix 3584 wide.
+constexpr int64_t kSpareColumns = 192;
+
 std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
@@ -68,6 +72,7 @@ class TensorMaker {
         device_(DeviceOf(options)),
         fp64_(options.fp64),
         nf4_(options.storage == BaseStorage::kNf4 || options.storage == BaseStorage::kNf4Bf16),
+        narrow_(ComputeType(options) == at::kBFloat16),
         bf16_(options.storage == BaseStorage::kBf16 || options.storage == BaseStorage::kNf4Bf16),
         trainable_(options.trainable) {}
 
@@ -97,12 +102,24 @@ class TensorMaker {
       }
     } else {
       group.weight = Matrix(weights);
+      if (narrow_) {
+        group.weight = WithSpareColumns(group.weight);
+        group.spare_columns = kSpareColumns;
+      }
     }
     if (!biases.empty()) group.bias = Join(biases).to(device_);
     return group;
   }
 
  private:
+  static at::Tensor WithSpareColumns(const at::Tensor& matrix) {
+    const at::Tensor wide =
+        at::zeros({matrix.size(0), matrix.size(1) + kSpareColumns}, matrix.options());
+    at::Tensor own = wide.narrow(1, 0, matrix.size(1));
+    own.copy_(matrix);
+    return own;
+  }
+
   // The mapped floats are needed once: their memory goes back.
   Nf4Matrix Quantize(const std::string& name) const {
     const TensorView& view = *file_.Find(name);
@@ -162,6 +179,7 @@ class TensorMaker {
   const at::Device device_;
   const bool fp64_;
   const bool nf4_;
+  const bool narrow_;
   const bool bf16_;
   const bool trainable_;
 };

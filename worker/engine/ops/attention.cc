@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "worker/engine/ops/attention_aten.h"
+#include "worker/engine/ops/device_kernels.h"
 #include "worker/engine/ops/flash_attention.h"
 #include "worker/engine/ops/for_rows.h"
 #include "worker/engine/ops/matrix_product.h"
@@ -33,8 +34,12 @@ at::Tensor Heads(const at::Tensor& qkv, int64_t first, int64_t count, int64_t he
   return qkv.narrow(1, first * head_dim, count * head_dim).view({qkv.size(0), count, head_dim});
 }
 
-// out = x [T, any, E] with every head turned by the table's angles, or back. out may be x.
+}  // namespace
+
 void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, const at::Tensor& out) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(x)) {
+    return kernels->Rotate(x, rope, inverse, out);
+  }
   if (!HasRowKernels(x)) return RotateIntoAten(x, rope, inverse, out);
   const PairTurn turn = {rope.cos.size(-1), x.size(2), rope.interleaved, inverse};
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RotateHeads", [&] {
@@ -50,6 +55,8 @@ void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, const 
     });
   });
 }
+
+namespace {
 
 // Calls body(row of x, row of the stack) for heads of tokens [begin, end) of x [T, K * G, E],
 // stacked as [K, G * rows, E].

@@ -40,6 +40,8 @@ at::Tensor PackedAttention(const at::Tensor& qkv, const RopeTable& rope, const H
 // The parts of it that incremental decoding needs. No gradient.
 // Rotates [T, any, E] (transformers' rotate_half, of Llama or, interleaved, of Glm).
 at::Tensor RotateHeads(const at::Tensor& x, const RopeTable& rope);
+// The same into `out`, a view of rows or x itself; `inverse`: by the opposite angles.
+void RotateInto(const at::Tensor& x, const RopeTable& rope, bool inverse, const at::Tensor& out);
 // Attention of m new tokens to the n cached ones, the last m of which are themselves.
 // q [m, H, E], keys and values [n, K, E] -> [m, H E].
 at::Tensor AttendToCache(const at::Tensor& q, const at::Tensor& keys, const at::Tensor& values);

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "worker/engine/ops/device_kernels.h"
+
 namespace lathe {
 namespace {
 
@@ -36,6 +38,9 @@ at::Tensor Uniform(int64_t begin, int64_t count, uint64_t stream_key, at::Device
 }  // namespace
 
 void FillDropoutMask(at::Tensor& mask, double dropout, uint64_t stream_key) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(mask)) {
+    return kernels->DropoutMask(mask, dropout, stream_key);
+  }
   mask.fill_(1 / (1 - dropout));
   const at::Tensor flat = mask.view({-1});
   for (int64_t begin = 0; begin < flat.numel(); begin += kPiece) {

@@ -5,6 +5,7 @@
 
 #include <cstring>
 
+#include "worker/engine/ops/device_kernels.h"
 #include "worker/engine/ops/elementwise_aten.h"
 #include "worker/engine/ops/for_rows.h"
 #include "worker/engine/ops/row_kernels.h"
@@ -29,6 +30,9 @@ struct HeadNorms {
   int64_t row_width;
   size_t rest;  // Bytes that pass.
 };
+
+// Whether the functions here can compute with rows as wide as x; else those of ATen do.
+bool HasKernels(const at::Tensor& x) { return HasRowKernels(x) || DeviceKernelsFor(x) != nullptr; }
 
 template <typename T>
 void NormRows(const HeadNorms& norms, const at::Tensor& x, const at::Tensor& weight, double eps,
@@ -70,6 +74,28 @@ void NormGradientRows(const HeadNorms& norms, const at::Tensor& grad_y, const at
   });
 }
 
+void NormAll(const HeadNorms& norms, const at::Tensor& x, const at::Tensor& weight, double eps,
+             const at::Tensor& y, const at::Tensor& inverse) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(x)) {
+    if (norms.rest > 0) y.copy_(x);
+    return kernels->RmsNorm(x, weight, norms.head_width, eps, y, inverse);
+  }
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNorm",
+                             [&] { NormRows<scalar_t>(norms, x, weight, eps, y, inverse); });
+}
+
+void NormGradientAll(const HeadNorms& norms, const at::Tensor& grad_y, const at::Tensor& x,
+                     const at::Tensor& weight, const at::Tensor& inverse,
+                     const at::Tensor& grad_x) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(x)) {
+    if (norms.rest > 0) grad_x.copy_(grad_y);
+    return kernels->RmsNormGradient(grad_y, x, weight, norms.head_width, inverse, grad_x);
+  }
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNormBackward", [&] {
+    NormGradientRows<scalar_t>(norms, grad_y, x, weight, inverse, grad_x);
+  });
+}
+
 // dweight of the same: dy * x * inverse summed over the tokens.
 at::Tensor NormWeightGradient(const HeadNorms& norms, const at::Tensor& grad_y, const at::Tensor& x,
                               const at::Tensor& weight, const at::Tensor& inverse) {
@@ -87,9 +113,10 @@ struct HeadNormsFunction : torch::autograd::Function<HeadNormsFunction> {
     const at::Tensor x = input.contiguous();
     const HeadNorms norms(x, weight);
     at::Tensor y = at::empty_like(x);
-    const at::Tensor inverse = at::empty({x.size(0), norms.count}, x.options());
-    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNorm",
-                               [&] { NormRows<scalar_t>(norms, x, weight, eps, y, inverse); });
+    // Of the weight's type: wide.
+    const at::Tensor inverse =
+        at::empty({x.size(0), norms.count}, weight.options().requires_grad(false));
+    NormAll(norms, x, weight, eps, y, inverse);
     ctx->save_for_backward({x, weight, inverse});
     return y;
   }
@@ -102,9 +129,7 @@ struct HeadNormsFunction : torch::autograd::Function<HeadNormsFunction> {
     variable_list result(3);
     if (ctx->needs_input_grad(0)) {
       result[0] = at::empty_like(x);
-      AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "RmsNormBackward", [&] {
-        NormGradientRows<scalar_t>(norms, grad_y, x, saved[1], saved[2], result[0]);
-      });
+      NormGradientAll(norms, grad_y, x, saved[1], saved[2], result[0]);
     }
     if (ctx->needs_input_grad(1)) {
       result[1] = NormWeightGradient(norms, grad_y, x, saved[1], saved[2]);
@@ -124,34 +149,47 @@ void ForGatesAndUps(const at::Tensor& gate_up, Body body) {
   });
 }
 
+void SwiGluAll(const at::Tensor& gate_up, const at::Tensor& y) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(y)) return kernels->SwiGlu(gate_up, y);
+  const int64_t width = y.size(1);
+  AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "SwiGlu", [&] {
+    auto* to = y.data_ptr<scalar_t>();
+    ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
+      SwiGluRow(gate, up, width, to + row * width);
+    });
+  });
+}
+
+void SwiGluGradientAll(const at::Tensor& grad_y, const at::Tensor& gate_up,
+                       const at::Tensor& grad) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(grad_y)) {
+    return kernels->SwiGluGradient(grad_y, gate_up, grad);
+  }
+  const int64_t width = grad_y.size(1);
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "SwiGluBackward", [&] {
+    const auto* from = grad_y.const_data_ptr<scalar_t>();
+    auto* to = grad.data_ptr<scalar_t>();
+    ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
+      scalar_t* grad_gate = to + row * 2 * width;
+      SwiGluGradientRow(from + row * width, gate, up, width, grad_gate, grad_gate + width);
+    });
+  });
+}
+
 struct SwiGluFunction : torch::autograd::Function<SwiGluFunction> {
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& input) {
     const at::Tensor gate_up = input.contiguous();
     const int64_t width = gate_up.size(1) / 2;
     at::Tensor y = at::empty({gate_up.size(0), width}, gate_up.options());
-    AT_DISPATCH_FLOATING_TYPES(y.scalar_type(), "SwiGlu", [&] {
-      auto* to = y.data_ptr<scalar_t>();
-      ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
-        SwiGluRow(gate, up, width, to + row * width);
-      });
-    });
+    SwiGluAll(gate_up, y);
     ctx->save_for_backward({gate_up});
     return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const at::Tensor gate_up = ctx->get_saved_variables()[0];
-    const int64_t width = gate_up.size(1) / 2;
-    const at::Tensor grad_y = grads[0].contiguous();
     at::Tensor grad = at::empty_like(gate_up);
-    AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "SwiGluBackward", [&] {
-      const auto* from = grad_y.const_data_ptr<scalar_t>();
-      auto* to = grad.data_ptr<scalar_t>();
-      ForGatesAndUps<scalar_t>(gate_up, [&](int64_t row, const scalar_t* gate, const scalar_t* up) {
-        scalar_t* grad_gate = to + row * 2 * width;
-        SwiGluGradientRow(from + row * width, gate, up, width, grad_gate, grad_gate + width);
-      });
-    });
+    SwiGluGradientAll(grads[0].contiguous(), gate_up, grad);
     return {grad};
   }
 };
@@ -180,16 +218,17 @@ struct GatedGeluFunction : torch::autograd::Function<GatedGeluFunction> {
 }  // namespace
 
 at::Tensor RmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  return HasRowKernels(x) ? HeadNormsFunction::apply(x, weight, eps) : RmsNormAten(x, weight, eps);
+  return HasKernels(x) ? HeadNormsFunction::apply(x, weight, eps) : RmsNormAten(x, weight, eps);
 }
 
 at::Tensor NormHeads(const at::Tensor& qkv, const at::Tensor& weight, double eps) {
-  return HasRowKernels(qkv) ? HeadNormsFunction::apply(qkv, weight, eps)
-                            : NormHeadsAten(qkv, weight, eps);
+  return HasKernels(qkv.narrow(1, 0, weight.size(-1))) ? HeadNormsFunction::apply(qkv, weight, eps)
+                                                       : NormHeadsAten(qkv, weight, eps);
 }
 
 at::Tensor SwiGlu(const at::Tensor& gate_up) {
-  return HasRowKernels(gate_up) ? SwiGluFunction::apply(gate_up) : SwiGluAten(gate_up);
+  const at::Tensor gate = gate_up.narrow(-1, 0, gate_up.size(-1) / 2);
+  return HasKernels(gate) ? SwiGluFunction::apply(gate_up) : SwiGluAten(gate_up);
 }
 
 at::Tensor GatedGelu(const at::Tensor& gate_up) { return GatedGeluFunction::apply(gate_up); }

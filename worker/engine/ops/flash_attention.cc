@@ -56,11 +56,12 @@ struct FlashAttentionFunction : torch::autograd::Function<FlashAttentionFunction
     const auto [grad_q, grad_k, grad_v] = at::_flash_attention_backward(
         grads[0].view(out.sizes()), q, k, v, out, saved[4], cumulative, cumulative, longest,
         longest, /*dropout_p=*/0, /*is_causal=*/true, saved[5], saved[6]);
-    // A turn by the opposite angle.
-    const RopeTable back = {saved[7], saved[8].neg(), ctx->saved_data["interleaved"].toBool()};
-    const at::Tensor grad_qkv =
-        at::cat({RotateHeads(grad_q, back), RotateHeads(grad_k, back), grad_v}, 1);
-    return {grad_qkv.view({q.size(0), -1}), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
+    const RopeTable rope = {saved[7], saved[8], ctx->saved_data["interleaved"].toBool()};
+    at::Tensor grad = at::empty({q.size(0), q.size(1) + 2 * k.size(1), q.size(2)}, q.options());
+    RotateInto(grad_q, rope, /*inverse=*/true, grad.narrow(1, 0, q.size(1)));
+    RotateInto(grad_k, rope, /*inverse=*/true, grad.narrow(1, q.size(1), k.size(1)));
+    grad.narrow(1, q.size(1) + k.size(1), k.size(1)).copy_(grad_v);
+    return {grad.view({q.size(0), -1}), at::Tensor(), at::Tensor(), at::Tensor(), at::Tensor()};
   }
 };
 

@@ -38,11 +38,14 @@ LinearGroup LinearGroup::LayerWithoutBias(size_t i) const {
   if (!quantized.empty()) {
     return {.weight = {}, .out_features = {out_features[i]}, .quantized = {quantized[i]}};
   }
-  return {.weight = Dense(i), .out_features = {out_features[i]}};
+  return {.weight = Dense(i), .out_features = {out_features[i]}, .spare_columns = spare_columns};
 }
 
 LinearGroup LinearGroup::WithoutBias() const {
-  return {.weight = weight, .out_features = out_features, .quantized = quantized};
+  return {.weight = weight,
+          .out_features = out_features,
+          .quantized = quantized,
+          .spare_columns = spare_columns};
 }
 
 at::Tensor Product(const at::Tensor& x, const LinearGroup& group) {
@@ -66,10 +69,51 @@ at::Tensor BackProduct(const at::Tensor& g, const LinearGroup& group) {
     return grad_x;
   }
   at::Tensor grad_x = at::zeros({g.size(0), group.quantized[0].cols}, g.options());
+  AddGroupBackProduct(grad_x, g, group);
+  return grad_x;
+}
+
+bool TakesColumns(const LinearGroup& group, const at::Tensor& x, int64_t columns) {
+  if (group.quantized.empty()) {
+    return columns <= group.spare_columns && group.weight.scalar_type() == x.scalar_type();
+  }
+  return HasStridedDequantize(group.quantized[0], x) && columns % kColumnMultiple == 0;
+}
+
+at::Tensor AppendedProduct(const at::Tensor& x_and_d, const at::Tensor& b,
+                           const LinearGroup& group) {
+  const int64_t width = x_and_d.size(1);
+  if (group.quantized.empty()) {
+    const at::Tensor& weight = group.weight;
+    const at::Tensor wide =
+        weight.as_strided({weight.size(0), width}, weight.strides(), weight.storage_offset());
+    wide.narrow(1, weight.size(1), b.size(0)).copy_(b.t());
+    return Multiply(x_and_d, wide.t());
+  }
+  const at::Tensor y = at::empty({x_and_d.size(0), b.size(1)}, x_and_d.options());
+  int64_t begin = 0;
+  for (const Nf4Matrix& layer : group.quantized) {
+    const at::Tensor wide = at::empty({layer.rows, width}, x_and_d.options());
+    DequantizeInto(layer, wide.narrow(1, 0, layer.cols));
+    wide.narrow(1, layer.cols, b.size(0)).copy_(b.narrow(1, begin, layer.rows).t());
+    MultiplyInto(y.narrow(1, begin, layer.rows), x_and_d, wide.t());
+    begin += layer.rows;
+  }
+  return y;
+}
+
+void AddGroupProduct(const at::Tensor& y, const at::Tensor& x, const LinearGroup& group) {
+  if (group.quantized.empty()) return AddProductInto(y, x, group.weight);
+  ForEachRows(group, x.scalar_type(), [&](int64_t column, const at::Tensor& rows) {
+    AddProduct(y.narrow(1, column, rows.size(0)), x, rows.t());
+  });
+}
+
+void AddGroupBackProduct(const at::Tensor& grad_x, const at::Tensor& g, const LinearGroup& group) {
+  if (group.quantized.empty()) return AddBackProductInto(grad_x, g, group.weight);
   ForEachRows(group, g.scalar_type(), [&](int64_t column, const at::Tensor& rows) {
     AddProduct(grad_x, g.narrow(1, column, rows.size(0)), rows);
   });
-  return grad_x;
 }
 
 }  // namespace lathe

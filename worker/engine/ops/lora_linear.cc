@@ -1,15 +1,16 @@
 #include "worker/engine/ops/lora_linear.h"
 
 #include <ATen/ATen.h>
-#include <ATen/core/ivalue.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <utility>
 
 #include "worker/engine/ops/counter_random.h"
+#include "worker/engine/ops/device_kernels.h"
 #include "worker/engine/ops/dora_linear.h"
 #include "worker/engine/ops/dropout_mask.h"
+#include "worker/engine/ops/lora_plan.h"
 #include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/trained_linear.h"
 
@@ -18,65 +19,6 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-// The frozen layers, and where those that have an update lie, without their tensors.
-struct LoraPlan : torch::CustomClassHolder {
-  struct Slice {
-    int64_t layer = 0;       // Index in the group.
-    int64_t out_begin = 0;   // Columns of y.
-    int64_t out_size = 0;    // O_i.
-    int64_t rank_begin = 0;  // Rows of all A below each other.
-    int64_t rank = 0;
-  };
-  std::vector<Slice> slices;
-  double scale = 1;
-  double dropout = 0;
-  uint64_t dropout_seed = 0;
-  int64_t rank_sum = 0;
-  int64_t width = 0;  // sum O_i, layers without an update as well.
-  LinearGroup group;
-};
-using PlanPtr = c10::intrusive_ptr<LoraPlan>;
-
-// `tensors`: {A, B, A, B, ...} as `dtype`, that of the product.
-PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update, at::ScalarType dtype,
-                 variable_list& tensors) {
-  auto plan = c10::make_intrusive<LoraPlan>();
-  plan->scale = update.scale;
-  plan->dropout = update.dropout;
-  plan->dropout_seed = update.dropout_seed;
-  plan->group = group;
-  int64_t out_begin = 0;
-  for (size_t i = 0; i < update.pairs.size(); ++i) {
-    const LoraPair& pair = update.pairs[i];
-    if (pair.a.defined()) {
-      plan->slices.push_back({static_cast<int64_t>(i), out_begin, group.out_features[i],
-                              plan->rank_sum, pair.a.size(0)});
-      plan->rank_sum += pair.a.size(0);
-      tensors.insert(tensors.end(), {pair.a.to(dtype), pair.b.to(dtype)});
-    }
-    out_begin += group.out_features[i];
-  }
-  plan->width = out_begin;
-  return plan;
-}
-
-at::Tensor MaskOf(const LoraPlan& plan, const LoraPlan::Slice& slice, const at::Tensor& x) {
-  return DropoutMask(x, plan.dropout, plan.dropout_seed, slice.layer);
-}
-
-at::Tensor RowsOf(const LoraPlan::Slice& slice, const at::Tensor& down) {
-  return down.narrow(0, slice.rank_begin, slice.rank);
-}
-
-at::Tensor ColumnsOf(const LoraPlan::Slice& slice, const at::Tensor& y) {
-  return y.narrow(1, slice.out_begin, slice.out_size);
-}
-
-// Rows and columns of a layer in a matrix [sum r, sum O_i].
-at::Tensor BlockOf(const LoraPlan::Slice& slice, const at::Tensor& matrix) {
-  return RowsOf(slice, matrix).narrow(1, slice.out_begin, slice.out_size);
-}
 
 // All B^T as blocks of one matrix, [sum r, sum O_i], 0 elsewhere. One product with it costs some
 // multiplications by 0 and saves a copy of each layer's columns of the gradient.
@@ -221,14 +163,19 @@ at::Tensor DropoutMask(const at::Tensor& like, double dropout, uint64_t seed, in
 
 namespace {
 
+bool IsNarrow(const at::Tensor& x) {
+  return !x.is_cpu() || at::isReducedFloatingType(x.scalar_type());
+}
+
 at::Tensor WithoutBias(const at::Tensor& x, const LinearGroup& group, const LoraUpdate* update) {
   if (update != nullptr && HasMagnitude(*update)) return DoraLinear(x, group, *update);
   variable_list tensors;
   if (update != nullptr) {
-    const PlanPtr plan = MakePlan(group, *update, x.scalar_type(), tensors);
+    const PlanPtr plan = MakePlan(group, *update, tensors);
+    if (!tensors.empty() && IsNarrow(x)) return NarrowLoraLinear(x, tensors, plan);
     if (!tensors.empty()) return LoraLinearFunction::apply(x, at::TensorList(tensors), plan);
   }
-  return FrozenLinearFunction::apply(x, MakePlan(group, {}, x.scalar_type(), tensors));
+  return FrozenLinearFunction::apply(x, MakePlan(group, {}, tensors));
 }
 
 }  // namespace
@@ -238,7 +185,12 @@ at::Tensor LoraLinear(const at::Tensor& x, const LinearGroup& group, const LoraU
     return TrainedLinear(x, group.weight, group.bias);
   }
   at::Tensor y = WithoutBias(x, group, update);
-  return group.bias.defined() ? y.add_(group.bias) : y;
+  if (!group.bias.defined()) return y;
+  const DeviceKernels* kernels = DeviceKernelsFor(y);
+  if (kernels == nullptr) return y.add_(group.bias);
+  // Autograd need not know: a constant is added to what nobody keeps.
+  kernels->AddBias(y, group.bias);
+  return y;
 }
 
 }  // namespace lathe

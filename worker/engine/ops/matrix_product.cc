@@ -44,6 +44,12 @@ at::Tensor Multiply(const at::Tensor& a, const at::Tensor& b) {
   return out;
 }
 
+at::Tensor MultiplyWide(const at::Tensor& a, const at::Tensor& b) {
+  if (!at::isReducedFloatingType(a.scalar_type())) return Multiply(a, b);
+  // Only CUDA has the product with another type of result.
+  return a.is_cuda() ? at::mm(a, b, at::kFloat) : Multiply(a.to(at::kFloat), b.to(at::kFloat));
+}
+
 void MultiplyInto(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b) {
   if (UsesOneDnn(a, b)) {
     at::native::mkldnn_matmul(a, b, out, 0, 1);

@@ -13,6 +13,8 @@
 namespace lathe {
 
 at::Tensor Multiply(const at::Tensor& a, const at::Tensor& b);
+// Of 16-bit factors in F32, not rounded to 16 bits; else Multiply(). Matrices.
+at::Tensor MultiplyWide(const at::Tensor& a, const at::Tensor& b);
 
 // out = a b. out may be a view with strides; it overlaps neither a nor b.
 void MultiplyInto(const at::Tensor& out, const at::Tensor& a, const at::Tensor& b);

@@ -7,6 +7,7 @@
 #include <array>
 #include <span>
 
+#include "worker/engine/ops/device_kernels.h"
 #include "worker/engine/ops/row_pieces.h"
 #include "worker/formats/nf4.h"
 
@@ -94,6 +95,11 @@ Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
 
 at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype) {
   const int64_t num_values = matrix.rows * matrix.cols;
+  const at::Tensor out = at::empty({matrix.rows, matrix.cols}, matrix.codes.options().dtype(dtype));
+  if (HasStridedDequantize(matrix, out)) {
+    DequantizeInto(matrix, out);
+    return out;
+  }
   const at::Tensor scales =
       Lookup(DynamicMap(), matrix.scale_indices)
           .mul_(EachTimes(matrix.nested, kNf4NestedBlock, matrix.scale_indices.numel()))
@@ -103,6 +109,14 @@ at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype) {
   at::Tensor values = Lookup(Nf4Codes(), pairs.view({-1}).narrow(0, 0, num_values));
   values.mul_(EachTimes(scales, kBlock, num_values));
   return values.view({matrix.rows, matrix.cols}).to(dtype);
+}
+
+bool HasStridedDequantize(const Nf4Matrix& matrix, const at::Tensor& like) {
+  return matrix.cols % kBlock == 0 && DeviceKernelsFor(like) != nullptr;
+}
+
+void DequantizeInto(const Nf4Matrix& matrix, const at::Tensor& out) {
+  DeviceKernelsFor(out)->DequantizeNf4(matrix, out);
 }
 
 Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device) {

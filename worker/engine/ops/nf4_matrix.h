@@ -28,6 +28,11 @@ at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype);
 // The same numbers from ATen operations, on the device where the codes lie.
 at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype);
 
+// Into rows of BF16 on a GPU, which may lie apart. REQUIRES: HasStridedDequantize() for tensors
+// like `out`.
+void DequantizeInto(const Nf4Matrix& matrix, const at::Tensor& out);
+bool HasStridedDequantize(const Nf4Matrix& matrix, const at::Tensor& like);
+
 Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device);
 
 // Calls `use` with rows [first, first + rows.size(0)) one piece after the other, from the first row

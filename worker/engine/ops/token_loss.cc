@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "worker/engine/ops/device_kernels.h"
 #include "worker/engine/ops/for_rows.h"
 #include "worker/engine/ops/matrix_product.h"
 #include "worker/engine/ops/row_kernels.h"
@@ -29,13 +30,26 @@ void ChunkLogits(const at::Tensor& hidden, const at::Tensor& weight, at::Tensor&
   }
 }
 
+// A GPU's kernel takes logits as the product leaves them.
+at::Tensor LogitsBuffer(const at::Tensor& hidden, int64_t rows, int64_t vocabulary) {
+  const at::Tensor narrow = at::empty({rows, vocabulary}, hidden.options().requires_grad(false));
+  if (DeviceKernelsFor(narrow) != nullptr || WideType(hidden) == hidden.scalar_type())
+    return narrow;
+  return at::empty({rows, vocabulary}, narrow.options().dtype(WideType(hidden)));
+}
+
+int64_t ChunkFor(const at::Tensor& hidden, int64_t chunk) {
+  if (chunk > 0) return chunk;
+  return hidden.is_cpu() ? kLossChunk : kDeviceLossChunk;
+}
+
 // Calls body(begin, logits [rows, V], labels [rows]) per chunk. One buffer serves all.
 template <typename Body>
 void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& labels,
-                  int64_t chunk, Body body) {
+                  int64_t wanted_chunk, Body body) {
   const int64_t count = hidden.size(0);
-  at::Tensor buffer =
-      at::empty({std::min(chunk, count), weight.size(0)}, hidden.options().dtype(WideType(hidden)));
+  const int64_t chunk = ChunkFor(hidden, wanted_chunk);
+  const at::Tensor buffer = LogitsBuffer(hidden, std::min(chunk, count), weight.size(0));
   for (int64_t begin = 0; begin < count; begin += chunk) {
     const int64_t rows = std::min(chunk, count - begin);
     at::Tensor logits = buffer.narrow(0, 0, rows);
@@ -45,18 +59,24 @@ void ForEachChunk(const at::Tensor& hidden, const at::Tensor& weight, const at::
 }
 
 // CrossEntropy() by libtorch's operations: where row_kernels.h cannot compute.
-double CrossEntropyAten(const at::Tensor& logits, const at::Tensor& labels) {
+at::Tensor CrossEntropyAten(const at::Tensor& logits, const at::Tensor& labels) {
   const at::Tensor column = labels.unsqueeze(1);
   at::Tensor log_probs = logits;
   at::_log_softmax_out(log_probs, logits, 1, /*half_to_float=*/false);
-  const double loss = -log_probs.gather(1, column).sum(at::kDouble).item<double>();
+  const at::Tensor loss = log_probs.gather(1, column).sum(at::kDouble).neg();
   log_probs.exp_().scatter_add_(1, column,
                                 at::full({}, -1, log_probs.options()).expand(column.sizes()));
   return loss;
 }
 
-// The sum of the losses. Logits become d loss / d logits = softmax - one_hot(label).
-double CrossEntropy(const at::Tensor& logits, const at::Tensor& labels) {
+// The sum of the losses, a 64-bit scalar where the logits are: nobody waits for a GPU here. Logits
+// become d loss / d logits = softmax - one_hot(label).
+at::Tensor CrossEntropy(const at::Tensor& logits, const at::Tensor& labels) {
+  if (const DeviceKernels* kernels = DeviceKernelsFor(logits)) {
+    const at::Tensor losses = at::empty({logits.size(0)}, logits.options().dtype(at::kFloat));
+    kernels->CrossEntropy(logits, labels, losses);
+    return losses.sum(at::kDouble);
+  }
   if (!HasRowKernels(logits)) return CrossEntropyAten(logits, labels);
   const int64_t vocabulary = logits.size(1);
   const at::Tensor losses = at::empty({logits.size(0)}, at::kDouble);
@@ -68,7 +88,7 @@ double CrossEntropy(const at::Tensor& logits, const at::Tensor& labels) {
       out[row] = CrossEntropyRow(data + row * vocabulary, wanted[row], vocabulary);
     });
   });
-  return losses.sum().item<double>();
+  return losses.sum();
 }
 
 struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
@@ -76,17 +96,17 @@ struct TokenLossFunction : torch::autograd::Function<TokenLossFunction> {
                             const at::Tensor& weight, const at::Tensor& labels, int64_t chunk) {
     at::Tensor grad_hidden = at::empty_like(hidden);
     at::Tensor grad_weight = weight.requires_grad() ? at::zeros_like(weight) : at::Tensor();
-    double loss = 0;
+    at::Tensor loss = at::zeros({}, hidden.options().dtype(at::kDouble).requires_grad(false));
     ForEachChunk(hidden, weight, labels, chunk,
                  [&](int64_t begin, const at::Tensor& logits, const at::Tensor& chunk_labels) {
-                   loss += CrossEntropy(logits, chunk_labels);
+                   loss.add_(CrossEntropy(logits, chunk_labels));
                    BackProductInto(grad_hidden.narrow(0, begin, logits.size(0)),
                                    logits.to(hidden.scalar_type()), weight);
                    if (!grad_weight.defined()) return;
                    AddProduct(grad_weight, logits.t(), hidden.narrow(0, begin, logits.size(0)));
                  });
     ctx->save_for_backward({grad_hidden, grad_weight});
-    return at::full({}, loss, hidden.options().dtype(at::kDouble));
+    return loss;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -118,7 +138,7 @@ TokenLossStats MeasureTokenLoss(const at::Tensor& hidden, const at::Tensor& weig
   ForEachChunk(hidden, weight, labels, chunk,
                [&](int64_t, const at::Tensor& logits, const at::Tensor& chunk_labels) {
                  stats.correct += logits.argmax(1).eq(chunk_labels).sum().item<int64_t>();
-                 stats.loss += CrossEntropy(logits, chunk_labels);
+                 stats.loss += CrossEntropy(logits, chunk_labels).item<double>();
                });
   return stats;
 }

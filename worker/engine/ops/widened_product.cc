@@ -37,6 +37,18 @@ void BackProductInto(const at::Tensor& out, const at::Tensor& g, const at::Tenso
     return;
   }
   out.zero_();
+  AddBackProductInto(out, g, weight);
+}
+
+void AddProductInto(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight) {
+  if (weight.scalar_type() == x.scalar_type()) return AddProduct(out, x, weight.t());
+  ForEachWidened(weight, x.scalar_type(), [&](int64_t first, const at::Tensor& rows) {
+    AddProduct(out.narrow(1, first, rows.size(0)), x, rows.t());
+  });
+}
+
+void AddBackProductInto(const at::Tensor& out, const at::Tensor& g, const at::Tensor& weight) {
+  if (weight.scalar_type() == g.scalar_type()) return AddProduct(out, g, weight);
   ForEachWidened(weight, g.scalar_type(), [&](int64_t first, const at::Tensor& rows) {
     AddProduct(out, g.narrow(1, first, rows.size(0)), rows);
   });

@@ -12,5 +12,8 @@ namespace lathe {
 void ProductInto(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight);
 // out [T, I] = g W, g [T, O]: the gradient of x.
 void BackProductInto(const at::Tensor& out, const at::Tensor& g, const at::Tensor& weight);
+// The same added to what is there.
+void AddProductInto(const at::Tensor& out, const at::Tensor& x, const at::Tensor& weight);
+void AddBackProductInto(const at::Tensor& out, const at::Tensor& g, const at::Tensor& weight);
 
 }  // namespace lathe

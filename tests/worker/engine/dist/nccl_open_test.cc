@@ -41,6 +41,17 @@ TEST(NcclOpenTest, LibtorchKnowsOfItsCudaPartOnceTheLibraryIsOpen) {
   EXPECT_TRUE(at::detail::getCUDAHooks().compiledWithCuDNN());
 }
 
+// Ampere, Hopper, Blackwell. Needs no GPU.
+TEST(NcclOpenTest, KernelsCompileForTheGpusThatHaveBf16) {
+  const auto plugin = OpenNcclPlugin(Program("liblathe_nccl.so"));
+  ASSERT_TRUE(plugin.ok()) << plugin.status();
+  for (const auto& [major, minor] : {std::pair(8, 0), std::pair(9, 0), std::pair(10, 0)}) {
+    const auto code = (*plugin)->KernelCode(major, minor);
+    ASSERT_TRUE(code.ok()) << code.status();
+    EXPECT_EQ(code->substr(1, 3), "ELF");
+  }
+}
+
 TEST(NcclOpenTest, TrainerTellsTheDevices) {
   testing::Subprocess devices({Program("lathe-trainer"), "devices"});
   EXPECT_EQ(devices.Wait(), 0) << devices.output();

@@ -13,6 +13,7 @@
 #include "worker/engine/ops/elementwise.h"
 #include "worker/engine/ops/embedding.h"
 #include "worker/engine/ops/lora_linear.h"
+#include "worker/engine/ops/lora_plan.h"
 #include "worker/engine/ops/token_loss.h"
 #include "worker/engine/ops/trained_linear.h"
 #include "worker/engine/ops/widened_product.h"
@@ -153,6 +154,41 @@ TEST_P(LoraLinearTest, EqualsPlainAtenWithAFrozenLayerBetweenTwoTuned) {
       },
       {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
        Random({3, 2}, 9)});
+}
+
+TEST_P(LoraLinearTest, TheWayOfNarrowTensorsIsTheSameFunction) {
+  const LinearGroup group = {Random({9, 6}, 4), {4, 2, 3}};
+  ExpectSameFunction(
+      [&](const auto& in) {
+        std::vector<at::Tensor> tensors;
+        const PlanPtr plan = MakePlan(group, UpdateOf(in, GetParam()), tensors);
+        return NarrowLoraLinear(in[0], tensors, plan);
+      },
+      [&](const auto& in) {
+        const LoraUpdate update = UpdateOf(in, GetParam());
+        return LoraLinear(in[0], group, &update);
+      },
+      {Random({5, 6}, 5), Random({2, 6}, 6), Random({4, 2}, 7), Random({2, 6}, 8),
+       Random({3, 2}, 9)});
+}
+
+// Half a last place of BF16 is 2^-9 of a value: an update of a tenth of that must still count, on
+// average over many values. Added to a rounded product it would not.
+TEST(LoraLinearTest, InSixteenBitsASmallUpdateCounts) {
+  const auto narrow = [](const at::Tensor& x) { return x.to(at::kBFloat16); };
+  const LinearGroup group = {narrow(Random({512, 64}, 1)), {512}};
+  const at::Tensor x = narrow(Random({256, 64}, 2));
+  const LoraUpdate update = {
+      .pairs = {{Random({2, 64}, 3).to(at::kFloat), (Random({512, 2}, 4) * 1e-4).to(at::kFloat)}},
+      .scale = 2};
+  const at::Tensor change =
+      (LoraLinear(x, group, &update).to(at::kDouble) - LoraLinear(x, group, nullptr));
+  const LoraPair& pair = update.pairs[0];
+  const at::Tensor expected =
+      2 * at::mm(at::mm(x.to(at::kFloat), pair.a.t()), pair.b.t()).to(at::kDouble);
+  const double share =
+      (change * expected).sum().item<double>() / expected.square().sum().item<double>();
+  EXPECT_NEAR(share, 1, 0.2);
 }
 
 // The formula of the header in plain ATen, layer by layer; the norm takes no part in the gradient.
