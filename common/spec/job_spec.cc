@@ -98,8 +98,10 @@ JobSpec Resolve(JobSpec spec, const std::string& unique) {
   if (spec.learning_rate == 0) spec.learning_rate = IsFullTuning(spec) ? 2e-5 : 3e-4;
   if (spec.base_dtype.empty()) spec.base_dtype = spec.device == "cuda" ? "bf16" : "f32";
   // A fixed number, not free memory: the content of micro-batches is part of the result and must
-  // not depend on where the job happens to run.
-  if (spec.micro_batch_tokens == 0) spec.micro_batch_tokens = std::max(1024, spec.max_length / 4);
+  // not depend on where the job happens to run. A GPU is idle half of the time with fewer.
+  if (spec.micro_batch_tokens == 0) {
+    spec.micro_batch_tokens = std::max(spec.device == "cuda" ? 4096 : 1024, spec.max_length / 4);
+  }
   if (spec.name.empty())
     spec.name =
         absl::StrCat(spec.dataset.substr(0, 24), "-", spec.model.substr(0, 24), "-", unique);

@@ -6,6 +6,7 @@
 #include <new>
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace lathe {
@@ -21,10 +22,16 @@ bool IsOutOfMemory(absl::string_view message) {
          absl::StrContains(message, "not enough memory");
 }
 
+absl::string_view AdviceFor(absl::string_view message) {
+  return absl::StrContains(message, "CUDA")
+             ? "; lower micro_batch_tokens, set activation_checkpointing, or use method qlora"
+             : "";
+}
+
 absl::Status FromTorch(const c10::Error& error) {
   const std::string message = FirstLine(error.what_without_backtrace());
   if (dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr || IsOutOfMemory(message)) {
-    return absl::ResourceExhaustedError(message);
+    return absl::ResourceExhaustedError(absl::StrCat(message, AdviceFor(message)));
   }
   if (dynamic_cast<const c10::ValueError*>(&error) != nullptr ||
       dynamic_cast<const c10::IndexError*>(&error) != nullptr) {

@@ -136,15 +136,14 @@ void Trainer::Restore(const TrainerState& state) {
   ledger_ = state.ledger;
 }
 
-double Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing) {
+at::Tensor Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing) {
   const PackedBatch batch = BuildMicroBatch(parts_.rows, plan.micro_batches[index]);
-  if (batch.labels.empty()) return 0;
+  if (batch.labels.empty()) return at::zeros({}, at::kDouble);
   const uint64_t dropout_seed = MixKey(
       {static_cast<uint64_t>(spec_.seed), static_cast<uint64_t>(num_done_), uint64_t{index}});
   Lap lap(parts_.clock);
   const at::Tensor loss_sum =
       parts_.model.LossSum(batch, parts_.adapter, /*training=*/true, dropout_seed);
-  const auto loss = loss_sum.item<double>();
   lap.AddTo(timing.forward);
   // The last one of this rank. Without labels it never comes here: then Finish() starts the sums,
   // and so it does where the gradients of this micro-batch alone are asked for.
@@ -152,7 +151,7 @@ double Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing
   if (last && !(index == 0 && probe_)) buckets_.Arm();
   loss_sum.backward();
   lap.AddTo(timing.backward);
-  return loss;
+  return loss_sum.detach();
 }
 
 absl::Status Trainer::RunProbe() {
@@ -163,7 +162,7 @@ absl::Status Trainer::RunProbe() {
   parameters_.ZeroGradients();
   const StepPlan plan =
       PlanStep(parts_.rows, order_.RowsOfStep(num_done_), spec_.micro_batch_tokens);
-  const double loss = RunMicroBatch(plan, 0, timing);
+  const auto loss = RunMicroBatch(plan, 0, timing).item<double>();
   return std::exchange(probe_, nullptr)(loss, parameters_.gradients());
 }
 
@@ -171,15 +170,20 @@ absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool s
                                                     Timing& timing) {
   const size_t num_micro_batches = plan.micro_batches.size();
   at::Tensor losses = at::zeros({static_cast<int64_t>(num_micro_batches) + 1}, at::kDouble);
+  std::vector<std::pair<int64_t, at::Tensor>> own;
   for (size_t i = 0; i < num_micro_batches; ++i) {
     if (!IsOwnMicroBatch(i, parts_.group.rank(), parts_.group.size())) continue;
     parts_.observer.OnPhase("train");
-    const double loss = RunMicroBatch(plan, i, timing);
-    losses[static_cast<int64_t>(i)] = loss;
+    own.emplace_back(i, RunMicroBatch(plan, i, timing));
     if (i == 0 && probe_) {
+      const auto loss = own[0].second.item<double>();
       LATHE_RETURN_IF_ERROR(std::exchange(probe_, nullptr)(loss, parameters_.gradients()));
     }
   }
+  // Read when all are queued: a GPU is not waited for in between.
+  Lap lap(parts_.clock);
+  for (const auto& [i, loss] : own) losses[i] = loss.item<double>();
+  lap.AddTo(timing.backward);
   losses[-1] = stop ? 1.0 : 0.0;
   if (num_timed_ == 0) parameters_.CheckViews();
   return losses;

@@ -92,7 +92,7 @@ class Trainer {
   // gradients are added to the flat buffer, and the last backward pass starts to reduce them.
   absl::StatusOr<at::Tensor> ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
   // The loss sum of micro-batch `index`, whose gradients are added to the flat buffer.
-  double RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing);
+  at::Tensor RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing);
   absl::Status Reduce(at::Tensor& losses);
   absl::Status CheckTrainable(const StepPlan& plan) const;
   absl::Status CheckLosses(const StepPlan& plan, const at::Tensor& losses) const;
