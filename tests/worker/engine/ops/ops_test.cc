@@ -1,9 +1,12 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <memory>
 
 #include "worker/engine/ops/attention.h"
 #include "worker/engine/ops/biased_attention.h"
@@ -338,6 +341,30 @@ TEST(TrainedLinearTest, AnInputWithoutGradientIsLeftOut) {
   ExpectSameFunction([&](const auto& in) { return TrainedLinear(x, in[0], in[1]); },
                      [&](const auto& in) { return at::matmul(x, in[0].t()) + in[1]; },
                      {Random({9, 6}, 4), Random({9}, 11)});
+}
+
+class CountingHook final : public torch::autograd::PostAccumulateGradHook {
+ public:
+  explicit CountingHook(int& calls) : calls_(calls) {}
+  void operator()(const at::Tensor& /*tensor*/) override { ++calls_; }
+
+ private:
+  int& calls_;
+};
+
+TEST(TrainedLinearTest, AddsToAGradientThatIsThereAndTellsItsHookOnce) {
+  const at::Tensor weight = Random({9, 6}, 4).set_requires_grad(true);
+  const at::Tensor before = Random({9, 6}, 12);
+  const at::Tensor memory = before.clone();
+  weight.mutable_grad() = memory;
+  int calls = 0;
+  torch::autograd::impl::set_post_acc_grad_hooks(weight, std::make_unique<CountingHook>(calls));
+  const at::Tensor x = Random({5, 6}, 5);
+  const at::Tensor g = Random({5, 9}, 6);
+  (TrainedLinear(x, weight, {}) * g).sum().backward();
+  EXPECT_LE((memory - before - at::matmul(g.t(), x)).abs().max().item<double>(), kTolerance);
+  EXPECT_EQ(weight.grad().const_data_ptr(), memory.const_data_ptr());
+  EXPECT_EQ(calls, 1);
 }
 
 // Tokens repeat, and some of the vocabulary is not there.
