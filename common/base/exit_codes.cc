@@ -3,12 +3,32 @@
 #include <csignal>
 #include <cstring>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "common/base/exit_codes.h"
 
 namespace lathe {
+namespace {
+
+constexpr char kBadCheckpoint[] = "lathe/bad-checkpoint";
+
+}  // namespace
+
+absl::Status MarkBadCheckpoint(absl::Status status) {
+  status.SetPayload(kBadCheckpoint, absl::Cord());
+  return status;
+}
+
+bool IsBadCheckpoint(const absl::Status& status) {
+  return status.GetPayload(kBadCheckpoint).has_value();
+}
+
+bool IsForGood(const absl::Status& status) {
+  return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+}
 
 int ExitCodeFor(const absl::Status& status) {
+  if (IsBadCheckpoint(status)) return kExitBadCheckpoint;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kExitOk;
@@ -35,6 +55,8 @@ FailureCause CauseOfExit(int wait_status) {
       return FailureCause::kUser;
     case kExitPeerLost:
       return FailureCause::kPeerLost;
+    case kExitBadCheckpoint:
+      return FailureCause::kCheckpoint;
     default:
       return FailureCause::kBug;
   }

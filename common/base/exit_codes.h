@@ -16,14 +16,25 @@ inline constexpr int kExitBug = 70;  // Ours: not tried again.
 inline constexpr int kExitPeerLost =
     75;  // Another rank is gone; this one is not to blame: tried again.
 
-enum class FailureCause { kNone, kUser, kBug, kPeerLost, kMachine };
+inline constexpr int kExitBadCheckpoint =
+    76;  // The checkpoint to go on from cannot be used: tried again without it.
 
-// InvalidArgument, NotFound, FailedPrecondition, OutOfRange, Unimplemented -> 64; Unavailable,
-// Aborted -> 75; else 70.
+enum class FailureCause { kNone, kUser, kBug, kPeerLost, kMachine, kCheckpoint };
+
+// The same status, marked: the checkpoint to go on from cannot be used. An error that may pass
+// (I/O, memory) must not be marked: work would be thrown away.
+absl::Status MarkBadCheckpoint(absl::Status status);
+bool IsBadCheckpoint(const absl::Status& status);
+// Whether the words of a status mean that bytes are gone or are not what they must be: DataLoss,
+// NotFound, FailedPrecondition.
+bool IsForGood(const absl::Status& status);
+
+// Marked statuses -> 76. InvalidArgument, NotFound, FailedPrecondition, OutOfRange, Unimplemented
+// -> 64; Unavailable, Aborted -> 75; else 70.
 int ExitCodeFor(const absl::Status& status);
 
 // From waitpid's status. A signal is kMachine (the process was killed), 64 kUser, 70 kBug, 75
-// kPeerLost.
+// kPeerLost, 76 kCheckpoint.
 FailureCause CauseOfExit(int wait_status);
 
 // "exited with 70", "killed by signal 9 (Killed; probably out of memory, or by hand)".

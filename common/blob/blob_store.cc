@@ -36,6 +36,13 @@ int64_t FileSize(const fs::path& path) {
   return error ? 0 : static_cast<int64_t>(size);
 }
 
+// InfiniteFuture if it is gone.
+absl::Time LastUse(const fs::path& path) {
+  struct stat info {};
+  if (stat(path.c_str(), &info) != 0) return absl::InfiniteFuture();
+  return absl::TimeFromTimespec(info.st_mtim);
+}
+
 }  // namespace
 
 absl::Status Validate(const BlobRef& blob) {
@@ -256,6 +263,22 @@ absl::Status BlobStore::EvictTo(int64_t max_bytes, const std::set<std::string>& 
     if (total_bytes() <= max_bytes) break;
     LATHE_RETURN_IF_ERROR(Remove(sha256));
   }
+  return absl::OkStatus();
+}
+
+absl::Status BlobStore::RemoveUnused(const std::set<std::string>& keep, absl::Time unused_since) {
+  std::set<std::string> unused;
+  for (const char* folder : {"blobs", "partial"}) {
+    std::error_code error;
+    for (fs::recursive_directory_iterator it(root_ / folder, error), end; !error && it != end;
+         it.increment(error)) {
+      const std::string name = it->path().filename().string();
+      if (!IsSha256(name) || keep.contains(name)) continue;
+      if (LastUse(it->path()) < unused_since) unused.insert(name);
+    }
+    if (error) return ErrnoToStatus(error.value(), absl::StrCat(root_.string(), ": list"));
+  }
+  for (const std::string& sha256 : unused) LATHE_RETURN_IF_ERROR(Remove(sha256));
   return absl::OkStatus();
 }
 

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "common/base/blob_ref.h"
 #include "common/base/file.h"
 #include "common/base/mutex.h"
@@ -69,6 +70,10 @@ class BlobStore {
   // Removes blobs outside `keep`, least recently used (read or written) first, until at most
   // max_bytes are held.
   absl::Status EvictTo(int64_t max_bytes, const std::set<std::string>& keep);
+
+  // Removes complete blobs and parts outside `keep` that nobody has read or written since
+  // `unused_since`: what was sent and never named, or cut off.
+  absl::Status RemoveUnused(const std::set<std::string>& keep, absl::Time unused_since);
 
   int64_t total_bytes() const;  // Of complete blobs.
 

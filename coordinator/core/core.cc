@@ -99,14 +99,15 @@ void Core::OnEvaluation(const Assignment& assignment, bool before, const Evaluat
   out.changes.push_back({run->job, {}, {}, {}});
 }
 
-void Core::OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
+bool Core::OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
                         Effects& out) {
   Run* run = FindRun(assignment.owner);
-  if (run == nullptr || assignment.rank != 0 || step <= run->job.checkpoint.step) return;
+  if (run == nullptr || assignment.rank != 0 || step <= run->job.checkpoint.step) return false;
   FileTree older = std::exchange(run->job.checkpoint.files, std::move(files));
   run->job.checkpoint.step = step;
   Record(*run, now, absl::StrCat("checkpoint after step ", step), out);
   out.changes.back().dropped = std::move(older);
+  return true;
 }
 
 void Core::OnEnded(const WorkerId& worker, const AssignmentId& id, const std::string& owner,

@@ -91,8 +91,8 @@ class Core {
                            int64_t attempt) const;
   // REQUIRES for the next two: `assignment` came from Accept.
   void OnRendezvous(const Assignment& assignment, const RendezvousPoint& point, Effects& out);
-  // Its files are stored. One that is not newer than the job's counts for nothing.
-  void OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
+  // Its files are stored. False: it is not newer than the job's and counts for nothing.
+  bool OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
                     Effects& out);
   void OnEvaluation(const Assignment& assignment, bool before, const Evaluation& evaluation,
                     Effects& out);
@@ -151,6 +151,7 @@ class Core {
   void Conclude(Run& run, absl::Time now, Effects& out);
   void FinishPrepare(Run& run, const Ended& ended, absl::Time now, Effects& out);
   void FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out);
+  void RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out);
   void Retry(Run& run, const Ended& blame, absl::Time now, Effects& out);
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);

@@ -367,6 +367,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
     FinishTrain(run, outcomes, now, out);
   } else if (blame->cause == EndCause::kUser || blame->cause == EndCause::kBug) {
     Fail(run, *blame, now, out);
+  } else if (blame->cause == EndCause::kCheckpoint) {
+    RetryWithoutCheckpoint(run, *blame, now, out);
   } else {
     Retry(run, *blame, now, out);
   }
@@ -419,6 +421,16 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
   out.changes.back().model = model;
 }
 
+// May destroy `run`. Every later attempt would fail like this one.
+void Core::RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out) {
+  SavedCheckpoint unusable = std::exchange(run.job.checkpoint, {});
+  Ended told = blame;
+  absl::StrAppend(&told.message, "; the checkpoint after step ", unusable.step, " is given up");
+  Retry(run, told, now, out);
+  out.changes.back().dropped = std::move(unusable.files);
+}
+
+// Destroys `run` if it was the last attempt.
 void Core::Retry(Run& run, const Ended& blame, absl::Time now, Effects& out) {
   run.job.failure_cause = std::string(EndCauseName(blame.cause));
   ++run.job.failures;

@@ -63,7 +63,7 @@ struct Job {
   JobState state = JobState::kQueued;
   std::string stage = kStagePrepare;
   int64_t attempt = 1;   // Grows whenever a stage is started anew; an older one can write nothing.
-  int64_t failures = 0;  // Attempts that ended by machine or peer_lost: max_restarts bounds them.
+  int64_t failures = 0;  // Attempts that are tried again, by cause: max_restarts bounds them.
   std::string reason = {};
   std::string error = {};
   std::string failure_cause = {};

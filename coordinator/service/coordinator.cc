@@ -13,6 +13,9 @@
 namespace lathe {
 namespace {
 
+// Of bytes that nothing names, after their last use.
+constexpr absl::Duration kUnnamedBlobLife = absl::Hours(24);
+
 absl::Status Ending() { return absl::UnavailableError("the coordinator is ending; try again"); }
 
 }  // namespace
@@ -56,7 +59,8 @@ absl::Status Coordinator::Start() {
         probe_.OnBlobBytes(blobs_.total_bytes());
         Effects effects;
         core_.Restore(std::move(jobs), shards_, clock_.Now(), effects);
-        Apply(std::move(effects));
+        Apply(effects);
+        RemoveUnusedBlobs();
         return absl::OkStatus();
       },
       Ending());
@@ -74,10 +78,10 @@ void Coordinator::OnDeadline() {
     core_.CancelErrand(errand, now, effects);
     errands_.erase(errand);
   }
-  Apply(std::move(effects));
+  Apply(effects);
 }
 
-void Coordinator::Apply(Effects effects) {
+void Coordinator::Apply(const Effects& effects) {
   for (const JobChange& change : effects.changes) {
     if (change.shards.has_value()) shards_[change.job.shard_key] = *change.shards;
   }
@@ -154,7 +158,7 @@ absl::StatusOr<Job> Coordinator::CreateJobOnLoop(const std::string& request_id,
   Publish({job, {created}, {}, {}});
   Effects effects;
   core_.AddJob(job, job.create_time, effects);
-  Apply(std::move(effects));
+  Apply(effects);
   return store_.GetJob(job.id);
 }
 
@@ -228,7 +232,7 @@ absl::StatusOr<Job> Coordinator::ChangeJob(const JobId& id, JobDecision decision
         }
         Effects effects;
         LATHE_RETURN_IF_ERROR((core_.*decision)(id, clock_.Now(), effects));
-        Apply(std::move(effects));
+        Apply(effects);
         return store_.GetJob(id);
       },
       absl::StatusOr<Job>(Ending()));
@@ -245,7 +249,7 @@ absl::StatusOr<Dataset> Coordinator::AddDataset(Dataset dataset) {
       [&]() -> absl::StatusOr<Dataset> {
         LATHE_RETURN_IF_ERROR(CheckBlobs({{dataset.name, dataset.blob}}));
         dataset.create_time = clock_.Now();
-        const absl::Status status = store_.PutDataset(dataset);
+        absl::Status status = store_.PutDataset(dataset);
         if (!absl::IsAlreadyExists(status)) {
           probe_.OnBlobBytes(blobs_.total_bytes());
           if (!status.ok()) return status;
@@ -351,6 +355,16 @@ void Coordinator::DropBlobs(const FileTree& tree) {
         return true;
       },
       false);
+}
+
+// Uploads that were cut off, and checkpoints that came too late. What is on its way may be named
+// yet.
+void Coordinator::RemoveUnusedBlobs() {
+  const auto needed = store_.ReferencedBlobs();
+  const absl::Status status =
+      needed.ok() ? blobs_.RemoveUnused(*needed, clock_.Now() - kUnnamedBlobLife) : needed.status();
+  if (!status.ok()) LogWarning(status.ToString());
+  probe_.OnBlobBytes(blobs_.total_bytes());
 }
 
 // On the loop like all that gives blobs a name, so that none is dropped while it gets one.

@@ -133,7 +133,7 @@ class Coordinator {
   };
 
   // All on the loop's thread.
-  void Apply(Effects effects);
+  void Apply(const Effects& effects);
   void Send(const Command& command);
   void SendTo(const WorkerId& worker, internal::v1::CoordinatorMessage message);
   void Publish(const JobChange& change);
@@ -152,11 +152,13 @@ class Coordinator {
   absl::Status DeleteDatasetOnLoop(const std::string& name);
   absl::Status DeleteModelOnLoop(const std::string& name);
   void DropBlobsOnLoop(const FileTree& tree);
+  void RemoveUnusedBlobs();
   absl::Status Register(const std::shared_ptr<AgentLink>& link,
                         const internal::v1::Register& hello);
   void OnHeartbeat(AgentLink& link, const internal::v1::Heartbeat& heartbeat);
   void OnUpdate(const AgentLink& link, const internal::v1::AssignmentUpdate& update);
   void OnStep(const Assignment& assignment, const v1::StepStats& step);
+  void DropCheckpoint(const internal::v1::SavedCheckpoint& saved);
   void OnCheckpoint(const Assignment& assignment, const internal::v1::SavedCheckpoint& saved,
                     Effects& effects);
   void OnEndedUpdate(const AgentLink& link, const internal::v1::AssignmentUpdate& update);

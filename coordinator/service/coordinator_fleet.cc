@@ -77,7 +77,7 @@ absl::Status Coordinator::Register(const std::shared_ptr<AgentLink>& link,
   *registered->mutable_heartbeat_interval() = ToProto(options_.heartbeat_interval);
   *registered->mutable_orphan_timeout() = ToProto(options_.orphan_timeout);
   link->Send(std::move(answer));
-  Apply(std::move(effects));
+  Apply(effects);
   return absl::OkStatus();
 }
 
@@ -95,7 +95,11 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
   if (update.has_ended()) return OnEndedUpdate(link, update);
   const Assignment* assignment = core_.Accept(link.worker, AssignmentId(update.assignment_id()),
                                               update.job_id(), update.attempt());
-  if (assignment == nullptr) return;
+  if (assignment == nullptr) {
+    // Of an attempt that is over: its bytes were stored before that.
+    if (update.has_checkpoint()) DropCheckpoint(update.checkpoint());
+    return;
+  }
   Effects effects;
   switch (update.update_case()) {
     case pb::AssignmentUpdate::kRendezvous:
@@ -121,7 +125,7 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
     default:
       break;
   }
-  Apply(std::move(effects));
+  Apply(effects);
 }
 
 // A checkpoint whose files are not all here is none.
@@ -136,10 +140,19 @@ void Coordinator::OnCheckpoint(const Assignment& assignment, const pb::SavedChec
   if (!status.ok()) {
     LogWarning(absl::StrCat(assignment.owner, ": checkpoint after step ", saved.step(), ": ",
                             status.message()));
-    return;
   }
-  core_.OnCheckpoint(assignment, saved.step(), *std::move(files), clock_.Now(), effects);
+  if (!status.ok() ||
+      !core_.OnCheckpoint(assignment, saved.step(), *std::move(files), clock_.Now(), effects)) {
+    return DropCheckpoint(saved);
+  }
   probe_.OnBlobBytes(blobs_.total_bytes());
+}
+
+// What else is named stays.
+void Coordinator::DropCheckpoint(const pb::SavedCheckpoint& saved) {
+  if (const absl::StatusOr<FileTree> files = FromProto(saved.files()); files.ok()) {
+    DropBlobsOnLoop(*files);
+  }
 }
 
 void Coordinator::OnStep(const Assignment& assignment, const v1::StepStats& reported) {
@@ -182,7 +195,7 @@ void Coordinator::OnEndedUpdate(const AgentLink& link, const pb::AssignmentUpdat
   core_.OnEnded(link.worker, AssignmentId(update.assignment_id()), update.job_id(),
                 update.attempt(), *std::move(ended), clock_.Now(), effects);
   probe_.OnBlobBytes(blobs_.total_bytes());
-  Apply(std::move(effects));
+  Apply(effects);
 }
 
 void Coordinator::OnAgentGone(std::shared_ptr<AgentLink> link, bool goodbye) {
@@ -198,7 +211,7 @@ void Coordinator::OnAgentGone(std::shared_ptr<AgentLink> link, bool goodbye) {
     } else {
       core_.Disconnect(link->worker, link->session);
     }
-    Apply(std::move(effects));
+    Apply(effects);
   });
 }
 
@@ -275,7 +288,7 @@ absl::StatusOr<std::string> Coordinator::StartErrandOnLoop(const std::string& ro
   Effects effects;
   LATHE_RETURN_IF_ERROR(core_.StartErrand(id, role, deadline, effects).status());
   errands_[id] = {std::move(task), std::move(callbacks)};
-  Apply(std::move(effects));
+  Apply(effects);
   return id;
 }
 
@@ -284,7 +297,7 @@ void Coordinator::CancelErrand(const std::string& errand) {
     Effects effects;
     core_.CancelErrand(errand, clock_.Now(), effects);
     errands_.erase(errand);
-    Apply(std::move(effects));
+    Apply(effects);
   });
 }
 
@@ -326,7 +339,7 @@ absl::Status Coordinator::EnsureDeployment(const ChatTarget& target) {
                          core_.StartErrand(errand, kRoleServe, absl::InfiniteFuture(), effects));
   errands_[errand] = {ServeErrand(target.base_files, target.base_storage), {}};
   deployments_.Add(target.deployment(), errand, assignment, clock_.Now());
-  Apply(std::move(effects));
+  Apply(effects);
   return absl::OkStatus();
 }
 

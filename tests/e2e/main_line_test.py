@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import unittest
@@ -94,6 +95,28 @@ class MainLineTest(unittest.TestCase):
         self.assertEqual(done["resumed_step"], paused["checkpoint_step"])
         self.assertTrue(done["resume_verified"])
         self.assertEqual((done["adapter_sha256"], done["ledger"]), (self.first["adapter_sha256"], self.first["ledger"]))
+
+    def test_a_checkpoint_that_the_disk_damaged_is_given_up_and_the_job_starts_anew(self):
+        job = self.service.submit("name=damaged", *JOB)
+        wait_for(lambda: self.step_of(job) >= 3, "step 3")
+        self.service.run("jobs", "pause", job)
+        wait_for(lambda: self.service.job(job)["state"] == "JOB_STATE_PAUSED", "the pause")
+        states = [path for path in self.blobs() if b'"first_moments"' in path.read_bytes()[:4096]]
+        self.assertEqual(len(states), 1)
+        bytes_ = bytearray(states[0].read_bytes())
+        bytes_[-1] ^= 1
+        states[0].chmod(0o600)
+        states[0].write_bytes(bytes_)
+        self.service.run("jobs", "resume", job)
+        done = self.service.wait_job(job)
+        self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
+        self.assertEqual((done["failure_cause"], done["resumed_step"]), ("checkpoint", "0"))
+        self.assertEqual((done["adapter_sha256"], done["ledger"]), (self.first["adapter_sha256"], self.first["ledger"]))
+        messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
+        self.assertTrue(any("is given up" in m for m in messages), messages)
+
+    def blobs(self):
+        return [p for p in pathlib.Path(self.service.data_dir, "coordinator", "blobs").rglob("*") if len(p.name) == 64]
 
     def test_no_socket_listens_off_loopback_while_a_job_trains(self):
         job = self.service.submit("name=sockets", *JOB)

@@ -101,12 +101,17 @@ void Write(const Child& child, const std::string& path, size_t size) {
   std::ofstream(file) << std::string(size, 'x');
 }
 
-// A folder with one file of `size` bytes, and the message that it is whole.
+// A folder with a state of `size` bytes, and the message that it is whole. A name that begins with
+// "link-" is a link to such a folder, one with "more-" has a file too many.
 void WriteCheckpoint(Child& child, const std::string& name, int step, size_t size) {
-  const std::filesystem::path dir =
-      std::filesystem::path(child.task.train().checkpoint_dir()) / name;
+  const std::filesystem::path folder = child.task.train().checkpoint_dir();
+  const bool is_link = name.starts_with("link-");
+  const std::filesystem::path dir = is_link ? folder / "elsewhere" : folder / name;
   std::filesystem::create_directories(dir);
-  std::ofstream(dir / "state") << std::string(size, 'c');
+  std::ofstream(dir / "manifest.json") << "{}";
+  std::ofstream(dir / "state.safetensors") << std::string(size, 'c');
+  if (name.starts_with("more-")) std::ofstream(dir / "more") << "x";
+  if (is_link) std::filesystem::create_directory_symlink(dir, folder / name);
   pb::ChildMessage message;
   message.mutable_checkpoint()->set_name(name);
   message.mutable_checkpoint()->set_step(step);

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
 #include "worker/agent/ending.h"
@@ -133,8 +134,10 @@ absl::Status AssignmentRun::FetchInputs(const std::stop_token& stop) {
   LATHE_RETURN_IF_ERROR(ValidateAssignment(assignment_, parts_.options));
   LATHE_RETURN_IF_ERROR(MakeFolders(folders_));
   for (const auto& [name, tree] : assignment_.inputs()) {
-    LATHE_RETURN_IF_ERROR(Annotate(parts_.transfers.FetchTree(tree, folders_.input(name), stop),
-                                   absl::StrCat("input ", name)));
+    const absl::Status status = Annotate(
+        parts_.transfers.FetchTree(tree, folders_.input(name), stop), absl::StrCat("input ", name));
+    if (!status.ok() && name == kResumeInput && IsForGood(status)) return MarkBadCheckpoint(status);
+    LATHE_RETURN_IF_ERROR(status);
   }
   return stop.stop_requested() ? absl::CancelledError("stopped") : absl::OkStatus();
 }

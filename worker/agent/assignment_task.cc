@@ -28,7 +28,7 @@ InputNames InputsOf(const pb::Task& task) {
     case pb::Task::kPrepare:
       return {{"data", "model"}, {}};
     case pb::Task::kTrain:
-      return {{"model", "shards"}, {"parent", "resume"}};
+      return {{"model", "shards"}, {"parent", kResumeInput}};
     case pb::Task::kServe:
       return {{"model"}, {}};
     case pb::Task::TASK_NOT_SET:
@@ -157,7 +157,7 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
       task.mutable_train()->set_parent_dir(input("parent"));
       task.mutable_train()->set_checkpoint_dir(OwnsRendezvous(task) ? folders.checkpoints().string()
                                                                     : "");
-      task.mutable_train()->set_resume_dir(input("resume"));
+      task.mutable_train()->set_resume_dir(input(kResumeInput));
       task.mutable_train()->set_rendezvous_fd(OwnsRendezvous(task) ? kRendezvousFd : -1);
       break;
     case pb::Task::kServe:

@@ -41,6 +41,9 @@ std::string ProgramOf(const pb::Task& task);
 // "train rank 1 on worker-2", "prepare on worker-2": the source of its log lines and errors.
 std::string SourceLabel(const pb::Task& task, const std::string& worker_name);
 
+// Input of a training: the checkpoint to go on from.
+inline constexpr char kResumeInput[] = "resume";
+
 // Rank 0 of a training: its agent binds the rendezvous socket.
 bool OwnsRendezvous(const pb::Task& task);
 // A rank of a training: takes a Rendezvous message.

@@ -1,12 +1,34 @@
 #include "worker/agent/checkpoint_relay.h"
 
+#include <system_error>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "common/base/id.h"
 #include "common/base/log.h"
+#include "common/base/status.h"
+#include "worker/agent/file_tree.h"
 
 namespace lathe::agent {
+namespace {
+
+// As worker/engine/checkpoint writes it. What else lies there is not sent, nor is what a link leads
+// to.
+absl::Status CheckFolder(const std::filesystem::path& folder) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(std::filesystem::symlink_status(folder, error))) {
+    return absl::FailedPreconditionError("is not a folder");
+  }
+  LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> files, ListOutputs(folder));
+  if (files == std::vector<std::string>{"manifest.json", "state.safetensors"}) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(absl::StrCat(
+      "has ", files.size(), " files; must have manifest.json and state.safetensors alone"));
+}
+
+}  // namespace
 
 CheckpointRelay::CheckpointRelay(Transfers& transfers, Origin origin, Publish publish)
     : transfers_(transfers), origin_(std::move(origin)), publish_(std::move(publish)) {
@@ -50,9 +72,15 @@ void CheckpointRelay::Run(const std::stop_token& stop) {
   }
 }
 
+absl::StatusOr<v1::FileTree> CheckpointRelay::Store(const std::string& name,
+                                                    const std::stop_token& stop) {
+  const std::filesystem::path folder = origin_.folder / name;
+  LATHE_RETURN_IF_ERROR(CheckFolder(folder));
+  return transfers_.UploadFolder(folder, origin_.job_id, origin_.attempt, stop);
+}
+
 void CheckpointRelay::Upload(const pb::CheckpointWritten& written, const std::stop_token& stop) {
-  const absl::StatusOr<v1::FileTree> files = transfers_.UploadFolder(
-      origin_.folder / written.name(), origin_.job_id, origin_.attempt, stop);
+  const absl::StatusOr<v1::FileTree> files = Store(written.name(), stop);
   if (!files.ok()) {
     // The training goes on; the next checkpoint may come through.
     return LogWarning(absl::StrCat(origin_.job_id, ": checkpoint after step ", written.step(),

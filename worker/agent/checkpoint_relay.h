@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
 #include "common/base/mutex.h"
 #include "lathe/internal/v1/agent.pb.h"
 #include "worker/agent/transfers.h"
@@ -40,6 +41,7 @@ class CheckpointRelay {
 
  private:
   void Run(const std::stop_token& stop);
+  absl::StatusOr<v1::FileTree> Store(const std::string& name, const std::stop_token& stop);
   void Upload(const pb::CheckpointWritten& written, const std::stop_token& stop);
 
   Transfers& transfers_;

@@ -27,6 +27,8 @@ std::string CauseName(FailureCause cause) {
       return "peer_lost";
     case FailureCause::kMachine:
       return "machine";
+    case FailureCause::kCheckpoint:
+      return "checkpoint";
     case FailureCause::kNone:
     case FailureCause::kBug:
       break;
@@ -41,6 +43,8 @@ absl::StatusCode CodeOf(FailureCause cause) {
     case FailureCause::kPeerLost:
     case FailureCause::kMachine:
       return absl::StatusCode::kUnavailable;
+    case FailureCause::kCheckpoint:
+      return absl::StatusCode::kDataLoss;
     case FailureCause::kNone:
     case FailureCause::kBug:
       break;
@@ -129,9 +133,13 @@ pb::Ended Judge(const ChildStory& story) {
 }
 
 pb::Ended EndedByAgent(const std::string& source, const absl::Status& status) {
-  const bool ours = absl::IsInvalidArgument(status);  // The coordinator must not send such a thing.
-  return Failure(ours ? "bug" : "machine", static_cast<int>(status.code()),
-                 absl::StrCat(source, ": ", status.message()));
+  const auto failure = [&](const char* cause) {
+    return Failure(cause, static_cast<int>(status.code()),
+                   absl::StrCat(source, ": ", status.message()));
+  };
+  if (IsBadCheckpoint(status)) return failure("checkpoint");
+  // The coordinator must not send such a thing.
+  return failure(absl::IsInvalidArgument(status) ? "bug" : "machine");
 }
 
 pb::Ended EndedByStop(const std::string& source, const StopReason& reason) {

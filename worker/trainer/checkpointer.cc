@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "absl/algorithm/container.h"
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/strings/strip.h"
 #include "common/base/file.h"
 #include "common/base/log.h"
 #include "common/base/sha256.h"
@@ -29,6 +29,7 @@ constexpr char kFirstMoments[] = "first_moments";
 constexpr char kSecondMoments[] = "second_moments";
 constexpr size_t kMaxConfigBytes = size_t{1} << 20;
 constexpr size_t kMaxCpuInfoBytes = size_t{4} << 20;
+constexpr size_t kBuildIdDigits = 12;
 
 // Settings that change no number of a training.
 constexpr absl::string_view kBystanders[] = {"name",
@@ -40,11 +41,14 @@ constexpr absl::string_view kBystanders[] = {"name",
                                              "ranks",
                                              "activation_checkpointing"};
 
+// Settings that have their default are left out: one that a later build adds changes nothing here.
 std::string SettingsText(const JobSpec& spec) {
+  const JobSpec defaults;
   std::string text;
   for (const Field& field : JobFields()) {
     if (absl::c_linear_search(kBystanders, field.key)) continue;
-    absl::StrAppend(&text, field.key, "=", FieldText(field, spec), "\n");
+    const std::string value = FieldText(field, spec);
+    if (value != FieldText(field, defaults)) absl::StrAppend(&text, field.key, "=", value, "\n");
   }
   return text;
 }
@@ -87,16 +91,30 @@ absl::StatusOr<TrainerState> StateOf(const Checkpoint& checkpoint, Trainer& trai
   return state;
 }
 
-// "Intel(R) Xeon(R) Processor"; empty if the kernel does not say.
+// "Intel(R) Xeon(R) Processor, cpu family 6, model 143, stepping 8": of the first processor, as far
+// as the kernel says.
 std::string CpuModel() {
   const absl::StatusOr<std::string> info = ReadFile("/proc/cpuinfo", kMaxCpuInfoBytes);
   if (!info.ok()) return "";
-  for (absl::string_view line : absl::StrSplit(*info, '\n')) {
-    if (!absl::ConsumePrefix(&line, "model name")) continue;
-    const size_t colon = line.find(": ");
-    return colon == absl::string_view::npos ? "" : std::string(line.substr(colon + 2));
+  std::string name;
+  std::string numbers;
+  for (const absl::string_view line : absl::StrSplit(*info, '\n')) {
+    if (line.empty()) break;
+    const std::pair<absl::string_view, absl::string_view> field =
+        absl::StrSplit(line, absl::MaxSplits(": ", 1));
+    const absl::string_view key = absl::StripTrailingAsciiWhitespace(field.first);
+    if (key == "model name") name = std::string(field.second);
+    if (key == "cpu family" || key == "model" || key == "stepping") {
+      absl::StrAppend(&numbers, ", ", key, " ", field.second);
+    }
   }
-  return "";
+  return name + numbers;
+}
+
+// The bytes of the program that runs: another build may round otherwise.
+std::string BuildId() {
+  const absl::StatusOr<std::string> sha256 = Sha256OfFile("/proc/self/exe");
+  return sha256.ok() ? sha256->substr(0, kBuildIdDigits) : "unknown";
 }
 
 absl::Status Judge(const CheckpointManifest& manifest, const std::string& machine,
@@ -133,7 +151,7 @@ absl::StatusOr<CheckpointContext> ContextOf(const JobSpec& spec, const fs::path&
 std::string DescribeMachine(const std::string& device, int threads) {
   if (device != "cpu") return "";
   return absl::StrCat(CpuModel(), ", ", at::get_cpu_capability(), ", libtorch ", TORCH_VERSION,
-                      ", ", threads, threads == 1 ? " thread" : " threads");
+                      ", build ", BuildId(), ", ", threads, threads == 1 ? " thread" : " threads");
 }
 
 Checkpointer::Checkpointer(Options options, Trainer& trainer)
@@ -157,13 +175,16 @@ void Checkpointer::AfterStep() {
 
 absl::Status Checkpointer::WriteNow() {
   if (trainer_.num_done() == trainer_.num_steps()) return absl::OkStatus();
-  writer_.Wait();
-  TellOutcome();
+  Finish();
   Begin();
   LATHE_RETURN_IF_ERROR(trainer_.RunProbe());
+  Finish();
+  return absl::OkStatus();
+}
+
+void Checkpointer::Finish() {
   writer_.Wait();
   TellOutcome();
-  return absl::OkStatus();
 }
 
 void Checkpointer::Begin() {

@@ -50,6 +50,8 @@ class Checkpointer {
   // Writes one of the state as it is now, if steps are left, and waits until it is whole. REQUIRES:
   // no AfterStep() came after the last step.
   absl::Status WriteNow();
+  // After the last step: one that is still being written is whole and told when this returns.
+  void Finish();
 
  private:
   void Begin();

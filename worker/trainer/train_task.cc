@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "common/base/clock.h"
+#include "common/base/exit_codes.h"
 #include "common/base/human.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
@@ -209,6 +210,7 @@ absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer, const Tr
     return absl::CancelledError(absl::StrCat(cancelled ? "cancelled" : "stopped", " after step ",
                                              trainer.num_done(), " of ", trainer.num_steps()));
   }
+  if (checkpointer != nullptr) checkpointer->Finish();
   return absl::OkStatus();
 }
 
@@ -226,7 +228,8 @@ absl::StatusOr<Resumed> Train(Session& session, const TrainTask& task, Communica
     LATHE_RETURN_IF_ERROR(Measure(session, task, group, /*before=*/true, observer));
   } else {
     // What the model was before is known since the first attempt.
-    LATHE_RETURN_IF_ERROR(Resume(task, context, first_rank, trainer, resumed));
+    const absl::Status status = Resume(task, context, first_rank, trainer, resumed);
+    if (!status.ok()) return IsForGood(status) ? MarkBadCheckpoint(status) : status;
   }
   const std::unique_ptr<Checkpointer> checkpointer =
       first_rank ? MakeCheckpointer(task, std::move(context), trainer) : nullptr;

@@ -14,6 +14,7 @@ TEST(ExitCodesTest, CausesAreToldApart) {
   EXPECT_EQ(CauseOfExit(Exited(64)), FailureCause::kUser);
   EXPECT_EQ(CauseOfExit(Exited(70)), FailureCause::kBug);
   EXPECT_EQ(CauseOfExit(Exited(75)), FailureCause::kPeerLost);
+  EXPECT_EQ(CauseOfExit(Exited(76)), FailureCause::kCheckpoint);
   EXPECT_EQ(CauseOfExit(Exited(1)), FailureCause::kBug);
   EXPECT_EQ(CauseOfExit(Signalled(9)), FailureCause::kMachine);
 }
@@ -23,6 +24,16 @@ TEST(ExitCodesTest, StatusesMapToTheCodeThatNamesWhoIsToBlame) {
   EXPECT_EQ(ExitCodeFor(absl::InvalidArgumentError("")), kExitUserError);
   EXPECT_EQ(ExitCodeFor(absl::UnavailableError("")), kExitPeerLost);
   EXPECT_EQ(ExitCodeFor(absl::InternalError("")), kExitBug);
+}
+
+TEST(ExitCodesTest, ABadCheckpointHasACodeOfItsOwnWhateverItsStatus) {
+  const absl::Status damaged = MarkBadCheckpoint(absl::DataLossError("cut"));
+  EXPECT_TRUE(IsBadCheckpoint(damaged));
+  EXPECT_EQ(damaged.message(), "cut");
+  EXPECT_EQ(ExitCodeFor(damaged), kExitBadCheckpoint);
+  EXPECT_FALSE(IsBadCheckpoint(absl::DataLossError("cut")));
+  EXPECT_TRUE(IsForGood(damaged));
+  EXPECT_FALSE(IsForGood(absl::UnavailableError("the disk answers later")));
 }
 
 TEST(ExitCodesTest, DescriptionNamesTheSignal) {

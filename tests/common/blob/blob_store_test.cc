@@ -4,6 +4,7 @@
 
 #include <fstream>
 
+#include "absl/time/clock.h"
 #include "common/base/sha256.h"
 
 namespace lathe {
@@ -124,6 +125,24 @@ TEST_F(BlobStoreTest, EvictionSparesWhatIsKeptAndTakesTheOldestFirst) {
   ASSERT_TRUE(store->EvictTo(0, {Sha256Hex("kept")}).ok());
   EXPECT_TRUE(store->Stat(Sha256Hex("kept")).complete);
   EXPECT_EQ(store->total_bytes(), 4);
+}
+
+TEST_F(BlobStoreTest, WhatNobodyNamedOrUsedForLongIsRemovedPartsAsWell) {
+  auto store = Open();
+  for (const std::string bytes : {"old.", "new.", "kept"}) ASSERT_TRUE(Put(*store, bytes).ok());
+  ASSERT_TRUE(store->Begin(RefOf("a part"), 0)->Append("a p").ok());
+  const std::filesystem::path part = folder_.path() / "store" / "partial" / Sha256Hex("a part");
+  for (const auto& path :
+       {*store->PathOf(Sha256Hex("old.")), *store->PathOf(Sha256Hex("kept")), part}) {
+    std::filesystem::last_write_time(
+        path, std::filesystem::last_write_time(path) - std::chrono::hours(48));
+  }
+  ASSERT_TRUE(store->RemoveUnused({Sha256Hex("kept")}, absl::Now() - absl::Hours(24)).ok());
+  EXPECT_FALSE(store->Stat(Sha256Hex("old.")).complete);
+  EXPECT_TRUE(store->Stat(Sha256Hex("new.")).complete);
+  EXPECT_TRUE(store->Stat(Sha256Hex("kept")).complete);
+  EXPECT_FALSE(std::filesystem::exists(part));
+  EXPECT_EQ(store->total_bytes(), 8);
 }
 
 TEST_F(BlobStoreTest, OneFolderHasOneOwner) {

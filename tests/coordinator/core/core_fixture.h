@@ -29,6 +29,7 @@ class CoreDriver {
         EXPECT_EQ(event.sequence, static_cast<int64_t>(events[id].size()) + 1) << id;
       }
       if (change.model.has_value()) models.push_back(*change.model);
+      dropped.insert(dropped.end(), change.dropped.begin(), change.dropped.end());
       jobs[id] = change.job;
     }
     for (const Command& command : effects.commands) commands.push_back(command);
@@ -151,6 +152,7 @@ class CoreDriver {
   std::map<std::string, Job> jobs;
   std::map<std::string, std::vector<JobEvent>> events;
   std::vector<Model> models;
+  FileTree dropped;  // Files that nobody needs any more.
   std::vector<Command> commands;
   std::vector<ErrandEnd> errands;
 };

@@ -146,6 +146,39 @@ TEST(CoreJobsTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
   EXPECT_TRUE(job.checkpoint.files.empty());
 }
 
+TEST(CoreJobsTest, ACheckpointThatCannotBeUsedIsGivenUpAndTheJobStartsAnew) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddWorker("b", 1);
+  driver.AddJob("job-1", 2, /*max_restarts=*/2);
+  driver.FinishPrepare("job-1");
+  const FileTree files = {{"state", {"aa", 1}}};
+  Effects saved;
+  EXPECT_TRUE(
+      driver.core.OnCheckpoint(driver.Running("job-1").at(0), 100, files, driver.now, saved));
+  driver.Apply(std::move(saved));
+  driver.End(driver.Running("job-1").at(0),
+             CoreDriver::Failure(EndCause::kMachine, "rank 0: killed"));
+  driver.End(driver.Running("job-1").at(0), CoreDriver::Failure(EndCause::kCancelled, "cancelled"));
+  ASSERT_EQ(driver.jobs["job-1"].attempt, 2);
+  const auto gang = driver.Running("job-1");
+  driver.End(gang[0], CoreDriver::Failure(EndCause::kPeerLost, "rank 0 on a: peer lost"));
+  driver.dropped.clear();
+  driver.End(gang[1],
+             CoreDriver::Failure(EndCause::kCheckpoint, "rank 1 on b: checkpoint: is cut"));
+  const Job& job = driver.jobs["job-1"];
+  EXPECT_EQ(job.attempt, 3);
+  EXPECT_EQ(job.state, JobState::kRunning);
+  EXPECT_EQ(job.checkpoint.step, 0);
+  EXPECT_TRUE(job.checkpoint.files.empty());
+  EXPECT_EQ(driver.dropped, files);
+  const auto& events = driver.events["job-1"];
+  EXPECT_EQ(events[events.size() - 2].message,
+            "rank 1 on b: checkpoint: is cut; the checkpoint after step 100 is given up; attempt 2 "
+            "ends, attempt 3 follows");
+  EXPECT_EQ(events.back().message, "attempt 3: train starts: rank 0 on a, rank 1 on b");
+}
+
 TEST(CoreJobsTest, AUserErrorEndsTheJobAtOnceWithItsMessage) {
   CoreDriver driver;
   driver.AddWorker("a", 1);

@@ -244,6 +244,17 @@ void FakeAgent::FinishWithout(const pb::Assignment& assignment, const pb::Done& 
   Update(std::move(update));
 }
 
+void FakeAgent::Checkpoint(const pb::Assignment& assignment, int64_t step,
+                           const std::string& bytes) {
+  pb::AssignmentUpdate update = UpdateOf(assignment);
+  update.mutable_checkpoint()->set_step(step);
+  v1::FileRef& file = *update.mutable_checkpoint()->mutable_files()->add_files();
+  file.set_path("state.safetensors");
+  file.mutable_blob()->set_sha256(Sha256Hex(bytes));
+  file.mutable_blob()->set_size(static_cast<int64_t>(bytes.size()));
+  Update(std::move(update));
+}
+
 void FakeAgent::Leave() {
   beater_.request_stop();
   if (beater_.joinable()) beater_.join();

@@ -50,6 +50,8 @@ class FakeAgent {
   void Fail(const pb::Assignment& assignment, const std::string& cause, const std::string& message);
   void Finish(const pb::Assignment& assignment, const pb::Done& done,
               const std::vector<std::pair<std::string, std::string>>& outputs);
+  // One of a single file, whose bytes are not brought.
+  void Checkpoint(const pb::Assignment& assignment, int64_t step, const std::string& bytes);
   // Says that it made a file, without bringing its bytes.
   void FinishWithout(const pb::Assignment& assignment, const pb::Done& done,
                      const std::string& path, const std::string& bytes);

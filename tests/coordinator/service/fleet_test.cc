@@ -89,6 +89,46 @@ TEST_F(FleetTest, AReconnectKeepsTheWorkAndRepeatedReportsCountOnce) {
   EXPECT_EQ(watched.steps.size(), 3U);
 }
 
+TEST_F(FleetTest, TheNewestCheckpointIsKeptAndItsBytesGoWhenNobodyNeedsThem) {
+  const auto agent = Agent();
+  MakeInputs(*agent);
+  const v1::Job job = CreateJob("r");
+  agent->Do(agent->NextAssignment());
+  const pb::Assignment train = agent->NextAssignment();
+  const auto held = [&] {
+    agent->Sync();
+    const std::string page = server_->Scrape();
+    const size_t at = page.find("\nlathe_blob_bytes ") + 18;
+    return std::stoll(page.substr(at, page.find('\n', at) - at));
+  };
+  const int64_t before = held();
+  agent->Checkpoint(train, 10, "never brought");
+  agent->Sync();
+  EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 0) << "its bytes are not there";
+  const auto save = [&](int64_t step, const std::string& bytes) {
+    ASSERT_TRUE(agent->Upload(train, bytes).ok());
+    agent->Checkpoint(train, step, bytes);
+  };
+  save(20, "twenty");
+  EXPECT_EQ(held(), before + 6);
+  EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 20);
+  save(30, "thirty!");
+  EXPECT_EQ(held(), before + 7) << "the one before is gone";
+  save(25, "too late");
+  EXPECT_EQ(held(), before + 7) << "one that is older is not kept";
+  EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 30);
+  agent->Fail(train, "machine", "rank 0 on worker-1: killed");
+  const pb::Assignment again = agent->NextAssignment();
+  EXPECT_EQ(agent->Download(again.inputs().at("resume").files(0).blob()), "thirty!");
+  agent->Fail(again, "checkpoint", "rank 0 on worker-1: checkpoint: is cut");
+  const pb::Assignment anew = agent->NextAssignment();
+  EXPECT_FALSE(anew.inputs().contains("resume"));
+  EXPECT_EQ(held(), before);
+  agent->Checkpoint(train, 40, "of an attempt that is over");
+  agent->Do(anew);
+  EXPECT_EQ(Watch(job.id()).job.state(), v1::JOB_STATE_SUCCEEDED);
+}
+
 TEST_F(FleetTest, AnAgentWithAnotherProtocolOrABadNameIsRefused) {
   FakeAgent bad(server_->endpoint(), worker_token_, {.name = "../x"});
   EXPECT_EQ(bad.End().error_code(), grpc::StatusCode::INVALID_ARGUMENT);

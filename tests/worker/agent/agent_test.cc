@@ -477,13 +477,47 @@ TEST_F(AgentTest, ACheckpointIsUploadedBeforeItIsReported) {
   const pb::AssignmentUpdate& update = record.updates.back();
   EXPECT_EQ(update.attempt(), 3);
   EXPECT_EQ(update.checkpoint().step(), 5);
-  ASSERT_EQ(update.checkpoint().files().files_size(), 1);
-  const v1::FileRef& file = update.checkpoint().files().files(0);
-  EXPECT_EQ(file.path(), "state");
+  ASSERT_EQ(update.checkpoint().files().files_size(), 2);
+  const v1::FileRef& file = update.checkpoint().files().files(1);
+  EXPECT_EQ(file.path(), "state.safetensors");
   EXPECT_EQ(record.uploads.at(file.blob().sha256()), std::string(1000, 'c'));
   Cancel("asg-1");
   EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
   EXPECT_TRUE(AssignmentFoldersAreGone());
+}
+
+TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
+  StartAgent();
+  for (const std::string name : {"link-5", "more-5"}) {
+    Assign(Train(name, 0, "checkpoint " + name + " 5 10\nexit 75"));
+    EXPECT_EQ(coordinator_.WaitForEnd(name).cause(), "peer_lost");
+  }
+  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
+    EXPECT_FALSE(update.has_checkpoint());
+  }
+  EXPECT_TRUE(coordinator_.record().uploads.empty());
+}
+
+// The coordinator then starts the job anew; any other input is the machine's fault.
+TEST_F(AgentTest, AResumeInputThatIsLostIsTheCheckpointsFault) {
+  StartAgent();
+  for (const std::string name : {"resume", "parent"}) {
+    pb::Assignment assignment = Train("asg-" + name, 0, "done");
+    v1::FileRef& file = *(*assignment.mutable_inputs())[name].add_files();
+    file.set_path("state.safetensors");
+    file.mutable_blob()->set_sha256(Sha256Hex("bytes that nobody has"));
+    file.mutable_blob()->set_size(21);
+    Assign(assignment);
+    const pb::Ended ended = coordinator_.WaitForEnd("asg-" + name);
+    EXPECT_EQ(ended.cause(), name == "resume" ? "checkpoint" : "machine") << ended.message();
+    EXPECT_THAT(ended.message(), HasSubstr("input " + name));
+  }
+}
+
+TEST_F(AgentTest, AChildThatCannotUseItsCheckpointSaysSoByItsExit) {
+  StartAgent();
+  Assign(Train("asg-1", 1, "exit 76"));
+  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "checkpoint");
 }
 
 TEST_F(AgentTest, ACheckpointThatCannotBeStoredOrNamedDoesNotEndTheTraining) {

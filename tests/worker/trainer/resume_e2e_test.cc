@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 
+#include "common/base/exit_codes.h"
 #include "common/base/file.h"
 #include "tests/testing/fake_observer.h"
 #include "tests/testing/shards.h"
@@ -152,6 +153,7 @@ TEST_F(ResumeTest, ACheckpointOfAnotherTrainingIsRefusedByWhatDiffers) {
   const absl::Status settings = Train(other, checkpoint).status();
   EXPECT_EQ(settings.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(settings.message(), HasSubstr("settings differs"));
+  EXPECT_TRUE(IsBadCheckpoint(settings)) << "the job starts anew";
   other = spec_;  // What changes no number.
   other.name = "another-name";
   other.checkpoint.every_steps = 2;
@@ -159,6 +161,18 @@ TEST_F(ResumeTest, ACheckpointOfAnotherTrainingIsRefusedByWhatDiffers) {
   EXPECT_EQ(Train(other, checkpoint)->adapter_sha256, whole->adapter_sha256);
   testing::WriteShard({testing::RandomRow(20, 5, 1)}, path("shards") / "train.shard");
   EXPECT_THAT(Train(spec_, checkpoint).status().message(), HasSubstr("rows differs"));
+}
+
+TEST_F(ResumeTest, ADamagedOrMissingCheckpointIsSaidToBeBadAndOtherBitsAreNot) {
+  const auto whole = Train(spec_, {});
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const fs::path checkpoint = CheckpointOf(*whole);
+  Edit(checkpoint, [](CheckpointManifest& manifest) { manifest.proof.loss_bits ^= 1; });
+  EXPECT_FALSE(IsBadCheckpoint(Train(spec_, checkpoint).status())) << "a bug must be seen";
+  fs::resize_file(checkpoint / "state.safetensors", 100);
+  EXPECT_TRUE(IsBadCheckpoint(Train(spec_, checkpoint).status()));
+  fs::remove_all(checkpoint);
+  EXPECT_TRUE(IsBadCheckpoint(Train(spec_, checkpoint).status()));
 }
 
 }  // namespace

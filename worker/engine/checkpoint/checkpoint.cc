@@ -26,8 +26,8 @@ std::string NameOf(int64_t step) { return absl::StrFormat("%s%09d", kPrefix, ste
 absl::StatusOr<std::vector<fs::path>> List(const fs::path& folder, absl::string_view prefix) {
   std::vector<fs::path> found;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(folder, error)) {
-    if (absl::StartsWith(entry.path().filename().string(), prefix)) found.push_back(entry.path());
+  for (fs::directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
+    if (absl::StartsWith(it->path().filename().string(), prefix)) found.push_back(it->path());
   }
   if (error == std::errc::no_such_file_or_directory) return found;
   if (error) return ErrnoToStatus(error.value(), absl::StrCat(folder.string(), ": list"));

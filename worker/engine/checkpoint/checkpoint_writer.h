@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <thread>
@@ -32,7 +33,7 @@ class CheckpointWriter {
 
   // One is being written.
   bool busy() const;
-  // Starts with the state as it is now. REQUIRES: !busy().
+  // Starts with the state as it is now; that it could not is an outcome. REQUIRES: !busy().
   void Begin(const std::vector<TensorView>& state);
   // What it is of, with its proof: from now on it can be published. REQUIRES: Begin() came before.
   void Complete(CheckpointManifest manifest);
@@ -48,10 +49,12 @@ class CheckpointWriter {
     std::vector<std::string> bytes;
   };
   static Copy CopyOf(const std::vector<TensorView>& state);
+  void StartThread(const std::vector<TensorView>& state);
   // On the thread of one checkpoint.
-  void Run(absl::StatusOr<PendingCheckpoint> pending);
+  void Run(const std::function<absl::StatusOr<PendingCheckpoint>()>& write);
+  void End(absl::StatusOr<std::filesystem::path> outcome);
   std::optional<CheckpointManifest> WaitForManifest();
-  absl::StatusOr<std::filesystem::path> Publish(absl::StatusOr<PendingCheckpoint>& pending,
+  absl::StatusOr<std::filesystem::path> Publish(PendingCheckpoint pending,
                                                 CheckpointManifest manifest) const;
 
   const Options options_;
