@@ -103,10 +103,10 @@ bool Core::OnCheckpoint(const Assignment& assignment, int64_t step, FileTree fil
                         Effects& out) {
   Run* run = FindRun(assignment.owner);
   if (run == nullptr || assignment.rank != 0 || step <= run->job.checkpoint.step) return false;
-  FileTree older = std::exchange(run->job.checkpoint.files, std::move(files));
-  run->job.checkpoint.step = step;
+  FileTree oldest = std::move(run->job.fallback.files);
+  run->job.fallback = std::exchange(run->job.checkpoint, {.step = step, .files = std::move(files)});
   Record(*run, now, absl::StrCat("checkpoint after step ", step), out);
-  out.changes.back().dropped = std::move(older);
+  out.changes.back().dropped = std::move(oldest);
   return true;
 }
 

@@ -218,9 +218,11 @@ void Core::Finish(Run& run, JobState state, absl::Time now, std::string message,
   Move(run, state);
   run.job.reason.clear();
   run.job.end_time = now;
-  FileTree checkpoint = std::exchange(run.job.checkpoint.files, {});
+  FileTree checkpoints = std::exchange(run.job.checkpoint.files, {});
+  const FileTree fallback = std::exchange(run.job.fallback.files, {});
+  checkpoints.insert(checkpoints.end(), fallback.begin(), fallback.end());
   Record(run, now, std::move(message), out);
-  out.changes.back().dropped = std::move(checkpoint);
+  out.changes.back().dropped = std::move(checkpoints);
   const JobId id = run.job.id;
   std::erase(queue_, id);
   runs_.erase(id);
@@ -421,13 +423,15 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
   out.changes.back().model = model;
 }
 
-// May destroy `run`. Every later attempt would fail like this one.
+// May destroy `run`. Every later attempt would fail like this one: it goes on from the checkpoint
+// before, or from the start.
 void Core::RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out) {
-  SavedCheckpoint unusable = std::exchange(run.job.checkpoint, {});
+  SavedCheckpoint unusable = std::exchange(run.job.checkpoint, std::exchange(run.job.fallback, {}));
   Ended told = blame;
   absl::StrAppend(&told.message, "; the checkpoint after step ", unusable.step, " is given up");
   Retry(run, told, now, out);
-  out.changes.back().dropped = std::move(unusable.files);
+  FileTree& dropped = out.changes.back().dropped;
+  dropped.insert(dropped.end(), unusable.files.begin(), unusable.files.end());
 }
 
 // Destroys `run` if it was the last attempt.

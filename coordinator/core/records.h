@@ -83,6 +83,7 @@ struct Job {
   std::vector<std::string> adapter_sha256;  // By rank; of a whole model with method full.
   int64_t trained_parameters = 0;           // Of rank 0; 0 until it has trained.
   SavedCheckpoint checkpoint = {};          // The newest.
+  SavedCheckpoint fallback = {};            // The one before: if the newest cannot be used.
   // Of rank 0 at the end: v1.Job.
   int64_t resumed_step = 0;
   bool resume_verified = false;

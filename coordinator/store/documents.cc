@@ -59,6 +59,19 @@ FileTree TreeFrom(const Json& json) {
   return tree;
 }
 
+Json ToJson(const SavedCheckpoint& checkpoint) {
+  return {{"step", checkpoint.step}, {"files", ToJson(checkpoint.files)}};
+}
+
+// None where an older build wrote none.
+SavedCheckpoint CheckpointFrom(const Json& json) {
+  SavedCheckpoint checkpoint;
+  if (!json.is_object()) return checkpoint;
+  Read(json, "step", checkpoint.step);
+  checkpoint.files = TreeFrom(json.value("files", Json::array()));
+  return checkpoint;
+}
+
 Json ToJson(const BaseModel& base) {
   return {{"architecture", base.architecture},
           {"parameters", base.parameters},
@@ -175,30 +188,30 @@ absl::StatusOr<FileTree> TreeFromJson(const std::string& json) {
 }
 
 std::string JobToJson(const Job& job) {
-  Json json = {
-      {"project", job.project},
-      {"request_id", job.request_id},
-      {"request_sha256", job.request_sha256},
-      {"spec", ToJson(job.spec)},
-      {"spec_version", job.spec_version},
-      {"stage", job.stage},
-      {"failures", job.failures},
-      {"reason", job.reason},
-      {"error", job.error},
-      {"failure_cause", job.failure_cause},
-      {"create_time", ToJson(job.create_time)},
-      {"last_sequence", job.last_sequence},
-      {"dataset_blob", ToJson(job.dataset_blob)},
-      {"dataset_format", job.dataset_format},
-      {"base", ToJson(job.base)},
-      {"shard_key", job.shard_key},
-      {"result_model", job.result_model},
-      {"adapter_sha256", job.adapter_sha256},
-      {"trained_parameters", job.trained_parameters},
-      {"checkpoint", {{"step", job.checkpoint.step}, {"files", ToJson(job.checkpoint.files)}}},
-      {"resumed_step", job.resumed_step},
-      {"resume_verified", job.resume_verified},
-      {"ledger", job.ledger}};
+  Json json = {{"project", job.project},
+               {"request_id", job.request_id},
+               {"request_sha256", job.request_sha256},
+               {"spec", ToJson(job.spec)},
+               {"spec_version", job.spec_version},
+               {"stage", job.stage},
+               {"failures", job.failures},
+               {"reason", job.reason},
+               {"error", job.error},
+               {"failure_cause", job.failure_cause},
+               {"create_time", ToJson(job.create_time)},
+               {"last_sequence", job.last_sequence},
+               {"dataset_blob", ToJson(job.dataset_blob)},
+               {"dataset_format", job.dataset_format},
+               {"base", ToJson(job.base)},
+               {"shard_key", job.shard_key},
+               {"result_model", job.result_model},
+               {"adapter_sha256", job.adapter_sha256},
+               {"trained_parameters", job.trained_parameters},
+               {"checkpoint", ToJson(job.checkpoint)},
+               {"fallback", ToJson(job.fallback)},
+               {"resumed_step", job.resumed_step},
+               {"resume_verified", job.resume_verified},
+               {"ledger", job.ledger}};
   if (!job.parent.sha256.empty()) {
     json["parent"] = {{"sha256", job.parent.sha256}, {"files", ToJson(job.parent.files)}};
   }
@@ -235,10 +248,8 @@ absl::Status JobFromJson(const std::string& text, Job& job) {
   Read(json, "result_model", job.result_model);
   FieldReader{json.value("adapter_sha256", Json::array())}(job.adapter_sha256);
   Read(json, "trained_parameters", job.trained_parameters);
-  if (const Json checkpoint = json.value("checkpoint", Json()); checkpoint.is_object()) {
-    Read(checkpoint, "step", job.checkpoint.step);
-    job.checkpoint.files = TreeFrom(checkpoint.value("files", Json::array()));
-  }
+  job.checkpoint = CheckpointFrom(json.value("checkpoint", Json()));
+  job.fallback = CheckpointFrom(json.value("fallback", Json()));
   Read(json, "resumed_step", job.resumed_step);
   FieldReader{json.value("resume_verified", Json())}(job.resume_verified);
   Read(json, "ledger", job.ledger);

@@ -390,6 +390,7 @@ absl::StatusOr<std::set<std::string>> SqliteStore::ReferencedBlobs() {
     add(job.base.files);
     add(job.parent.files);
     add(job.checkpoint.files);
+    add(job.fallback.files);
   }
   return blobs;
 }

@@ -111,6 +111,7 @@ TEST(CoreJobsTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
   driver.FinishPrepare("job-1");
   const Assignment rank0 = driver.Running("job-1").at(0);
   const FileTree older = {{"state", {"aa", 1}}};
+  const FileTree between = {{"state", {"ab", 1}}};
   const FileTree newer = {{"state", {"bb", 1}}};
   const auto checkpoint = [&](const Assignment& from, int64_t step, const FileTree& files) {
     Effects out;
@@ -124,6 +125,7 @@ TEST(CoreJobsTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
   const size_t num_events = driver.events["job-1"].size();
   EXPECT_TRUE(checkpoint(rank0, 100, newer).empty()) << "sent again after a broken connection";
   EXPECT_EQ(driver.events["job-1"].size(), num_events);
+  EXPECT_TRUE(checkpoint(rank0, 150, between).empty()) << "the one before is kept as well";
   EXPECT_EQ(checkpoint(rank0, 200, newer), older) << "nobody needs it any more";
   driver.End(rank0, CoreDriver::Failure(EndCause::kMachine, "rank 0 on a: killed"));
   EXPECT_EQ(driver.jobs["job-1"].attempt, 2);
@@ -143,40 +145,44 @@ TEST(CoreJobsTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
   EXPECT_EQ(job.resumed_step, 200);
   EXPECT_TRUE(job.resume_verified);
   EXPECT_EQ(job.ledger, "00000000000000ff");
-  EXPECT_TRUE(job.checkpoint.files.empty());
+  EXPECT_TRUE(job.checkpoint.files.empty() && job.fallback.files.empty());
+  EXPECT_EQ(driver.dropped, FileTree({older[0], newer[0], between[0]}));
 }
 
-TEST(CoreJobsTest, ACheckpointThatCannotBeUsedIsGivenUpAndTheJobStartsAnew) {
+TEST(CoreJobsTest, ACheckpointThatCannotBeUsedIsGivenUpForTheOneBeforeAndThenForTheStart) {
   CoreDriver driver;
   driver.AddWorker("a", 1);
   driver.AddWorker("b", 1);
-  driver.AddJob("job-1", 2, /*max_restarts=*/2);
+  driver.AddJob("job-1", 2);
   driver.FinishPrepare("job-1");
-  const FileTree files = {{"state", {"aa", 1}}};
+  const FileTree older = {{"state", {"aa", 1}}};
+  const FileTree newer = {{"state", {"bb", 1}}};
   Effects saved;
-  EXPECT_TRUE(
-      driver.core.OnCheckpoint(driver.Running("job-1").at(0), 100, files, driver.now, saved));
+  const Assignment rank0 = driver.Running("job-1").at(0);
+  EXPECT_TRUE(driver.core.OnCheckpoint(rank0, 100, older, driver.now, saved));
+  EXPECT_TRUE(driver.core.OnCheckpoint(rank0, 200, newer, driver.now, saved));
   driver.Apply(std::move(saved));
-  driver.End(driver.Running("job-1").at(0),
-             CoreDriver::Failure(EndCause::kMachine, "rank 0: killed"));
-  driver.End(driver.Running("job-1").at(0), CoreDriver::Failure(EndCause::kCancelled, "cancelled"));
-  ASSERT_EQ(driver.jobs["job-1"].attempt, 2);
-  const auto gang = driver.Running("job-1");
-  driver.End(gang[0], CoreDriver::Failure(EndCause::kPeerLost, "rank 0 on a: peer lost"));
-  driver.dropped.clear();
-  driver.End(gang[1],
-             CoreDriver::Failure(EndCause::kCheckpoint, "rank 1 on b: checkpoint: is cut"));
-  const Job& job = driver.jobs["job-1"];
-  EXPECT_EQ(job.attempt, 3);
-  EXPECT_EQ(job.state, JobState::kRunning);
-  EXPECT_EQ(job.checkpoint.step, 0);
-  EXPECT_TRUE(job.checkpoint.files.empty());
-  EXPECT_EQ(driver.dropped, files);
+  const auto fail = [&](EndCause cause, const std::string& message) {
+    const auto gang = driver.Running("job-1");
+    driver.End(gang.at(0), CoreDriver::Failure(EndCause::kPeerLost, "rank 0 on a: peer lost"));
+    driver.End(gang.at(1), CoreDriver::Failure(cause, message));
+    return driver.events["job-1"].back().message;
+  };
+  EXPECT_THAT(fail(EndCause::kMachine, "killed"), HasSubstr("goes on after step 200"));
+  EXPECT_THAT(fail(EndCause::kCheckpoint, "rank 1 on b: checkpoint: is cut"),
+              HasSubstr("goes on after step 100"));
   const auto& events = driver.events["job-1"];
   EXPECT_EQ(events[events.size() - 2].message,
-            "rank 1 on b: checkpoint: is cut; the checkpoint after step 100 is given up; attempt 2 "
+            "rank 1 on b: checkpoint: is cut; the checkpoint after step 200 is given up; attempt 2 "
             "ends, attempt 3 follows");
-  EXPECT_EQ(events.back().message, "attempt 3: train starts: rank 0 on a, rank 1 on b");
+  EXPECT_EQ(driver.dropped, newer);
+  EXPECT_EQ(driver.jobs["job-1"].checkpoint.files, older);
+  EXPECT_EQ(fail(EndCause::kCheckpoint, "checkpoint: is not there"),
+            "attempt 4: train starts: rank 0 on a, rank 1 on b");
+  EXPECT_EQ(driver.jobs["job-1"].checkpoint.step, 0);
+  EXPECT_EQ(driver.dropped, FileTree({newer[0], older[0]}));
+  driver.FinishTrain("job-1");
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded);
 }
 
 TEST(CoreJobsTest, AUserErrorEndsTheJobAtOnceWithItsMessage) {

@@ -249,8 +249,8 @@ void ExpectPromises(const CoreDriver& driver, std::map<std::string, Seen>& seen)
     ASSERT_NE(job->state, JobState::kQueued) << assignment.owner;
   }
   for (const auto& [id, job] : driver.jobs) {
-    const bool given_up = job.checkpoint.step == 0 && job.attempt > seen[id].attempt;
-    ASSERT_TRUE(given_up || job.checkpoint.step >= seen[id].checkpoint) << id;
+    ASSERT_TRUE(job.fallback.step < job.checkpoint.step || job.checkpoint.step == 0) << id;
+    ASSERT_TRUE(job.attempt > seen[id].attempt || job.checkpoint.step >= seen[id].checkpoint) << id;
     seen[id] = {job.attempt, job.checkpoint.step};
   }
 }

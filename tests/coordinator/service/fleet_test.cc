@@ -89,7 +89,7 @@ TEST_F(FleetTest, AReconnectKeepsTheWorkAndRepeatedReportsCountOnce) {
   EXPECT_EQ(watched.steps.size(), 3U);
 }
 
-TEST_F(FleetTest, TheNewestCheckpointIsKeptAndItsBytesGoWhenNobodyNeedsThem) {
+TEST_F(FleetTest, TheTwoNewestCheckpointsAreKeptAndTheirBytesGoWhenNobodyNeedsThem) {
   const auto agent = Agent();
   MakeInputs(*agent);
   const v1::Job job = CreateJob("r");
@@ -113,14 +113,19 @@ TEST_F(FleetTest, TheNewestCheckpointIsKeptAndItsBytesGoWhenNobodyNeedsThem) {
   EXPECT_EQ(held(), before + 6);
   EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 20);
   save(30, "thirty!");
-  EXPECT_EQ(held(), before + 7) << "the one before is gone";
+  EXPECT_EQ(held(), before + 6 + 7) << "the one before is kept as well";
+  save(35, "thirty-five");
+  EXPECT_EQ(held(), before + 7 + 11) << "the one before that is gone";
   save(25, "too late");
-  EXPECT_EQ(held(), before + 7) << "one that is older is not kept";
-  EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 30);
+  EXPECT_EQ(held(), before + 7 + 11) << "one that is older is not kept";
+  EXPECT_EQ(GetJob(job.id()).checkpoint_step(), 35);
   agent->Fail(train, "machine", "rank 0 on worker-1: killed");
   const pb::Assignment again = agent->NextAssignment();
-  EXPECT_EQ(agent->Download(again.inputs().at("resume").files(0).blob()), "thirty!");
+  EXPECT_EQ(agent->Download(again.inputs().at("resume").files(0).blob()), "thirty-five");
   agent->Fail(again, "checkpoint", "rank 0 on worker-1: checkpoint: is cut");
+  const pb::Assignment earlier = agent->NextAssignment();
+  EXPECT_EQ(agent->Download(earlier.inputs().at("resume").files(0).blob()), "thirty!");
+  agent->Fail(earlier, "checkpoint", "rank 0 on worker-1: checkpoint: is cut");
   const pb::Assignment anew = agent->NextAssignment();
   EXPECT_FALSE(anew.inputs().contains("resume"));
   EXPECT_EQ(held(), before);

@@ -93,6 +93,7 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   job.adapter_sha256 = {"x", "x"};
   job.trained_parameters = 12;
   job.checkpoint = {.step = 200, .files = {{"state.safetensors", {"ij", 6}}}};
+  job.fallback = {.step = 100, .files = {{"state.safetensors", {"kl", 7}}}};
   job.resumed_step = 100;
   job.resume_verified = true;
   job.ledger = "00ff";
@@ -106,6 +107,8 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   EXPECT_EQ(back->attempt, 3);
   EXPECT_EQ(back->evaluation_before->loss, 2.5);
   EXPECT_EQ(back->checkpoint.files, job.checkpoint.files);
+  EXPECT_EQ(back->fallback.step, 100);
+  EXPECT_EQ(back->fallback.files, job.fallback.files);
   EXPECT_TRUE(back->resume_verified);
   for (const Field& field : JobFields())
     EXPECT_EQ(FieldText(field, back->spec), FieldText(field, job.spec)) << field.key;
