@@ -109,12 +109,16 @@ absl::Status AddAdded(const json& tokenizer, bool is_pieces, TokenTable& table) 
 absl::StatusOr<std::vector<GgufToken>> ReadTokens(const json& tokenizer, bool is_pieces,
                                                   int64_t vocab_size) {
   TokenTable table(vocab_size);
-  const json unknown = tokenizer["model"].value("unk_token", json());
-  for (const auto& [text, id] : tokenizer["model"]["vocab"].items()) {
-    const PieceType type = !is_pieces        ? PieceType::kNormal
-                           : IsByte(text)    ? PieceType::kByte
-                           : text == unknown ? PieceType::kUnknown
-                                             : PieceType::kNormal;
+  const json& model = tokenizer["model"];
+  const auto unk = model.find("unk_token");  // A string, null, or not there.
+  const bool has_unknown = unk != model.end() && unk->is_string();
+  const std::string unknown = has_unknown ? unk->get<std::string>() : "";
+  for (const auto& [text, id] : model["vocab"].items()) {
+    const bool is_unknown = has_unknown && text == unknown;
+    const PieceType type = !is_pieces     ? PieceType::kNormal
+                           : IsByte(text) ? PieceType::kByte
+                           : is_unknown   ? PieceType::kUnknown
+                                          : PieceType::kNormal;
     LATHE_RETURN_IF_ERROR(table.Put(id, text, type));
   }
   LATHE_RETURN_IF_ERROR(AddAdded(tokenizer, is_pieces, table));
