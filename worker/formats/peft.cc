@@ -178,7 +178,7 @@ std::string AdapterConfigJson(const AdapterConfig& config) {
                {"r", config.rank},
                {"revision", nullptr},
                {"target_modules", targets},
-               {"task_type", config.task_type}};
+               {"task_type", config.task_type.empty() ? json() : json(config.task_type)}};
   if (config.rslora) root["use_rslora"] = true;
   if (config.dora) root["use_dora"] = true;
   return root.dump(2, ' ', false, json::error_handler_t::replace) + "\n";
