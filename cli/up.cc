@@ -25,7 +25,7 @@ namespace {
 
 constexpr int kReadySeconds = 30;
 constexpr int kWorkersSeconds = 30;
-constexpr int kStopSeconds = 10;
+constexpr int kStopSeconds = 30;  // Workers take 20 to end trainings with a checkpoint.
 constexpr int kMaxWorkerRestarts = 10;
 
 // Runs the coordinator and its workers as children until a signal comes. Single-threaded: signals

@@ -36,6 +36,7 @@ struct Flags {
   std::string metrics_password_file;
   int metrics_port = 0;
   double cancel_grace_seconds = 3;
+  double drain_seconds = 20;
   double cache_gib = 100;
   bool die_with_parent = false;
   agent::AgentOptions options;
@@ -57,6 +58,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Holds lathe-trainer and lathe-prepare. Default: this program's folder");
   app.add_option("--cancel-grace-seconds", flags.cancel_grace_seconds, "From a cancel to SIGKILL")
       ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--drain-seconds", flags.drain_seconds,
+                 "From SIGTERM until trainings that have not ended with a checkpoint are ended")
+      ->check(CLI::Range(0.0, 86400.0))
+      ->capture_default_str();
   app.add_option("--cache-gib", flags.cache_gib, "Size of the blob cache")
       ->check(CLI::Range(0.0, 1e6));
   app.add_flag("--die-with-parent", flags.die_with_parent, "Stop when the parent process ends");
@@ -78,6 +83,7 @@ void FillDefaults(Flags& flags, const agent::WorkerRoot& root) {
   agent::AgentOptions& options = flags.options;
   options.build = "0.1.0";
   options.cancel_grace = absl::Seconds(flags.cancel_grace_seconds);
+  options.drain_timeout = absl::Seconds(flags.drain_seconds);
   options.max_cache_bytes = static_cast<int64_t>(flags.cache_gib * (1 << 30));
   options.memory_bytes = MachineMemoryBytes();
   options.base_environment = BaseEnvironment();

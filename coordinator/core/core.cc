@@ -43,7 +43,7 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
       out.commands.push_back({Command::Kind::kCancel, assignment, {}});
     }
     const Run* run = FindRun(assignment.owner);
-    if (run != nullptr && run->job.state == JobState::kPausing) {
+    if (run != nullptr && (run->job.state == JobState::kPausing || run->moves)) {
       out.commands.push_back({Command::Kind::kPause, assignment, {}});
     }
     if (run != nullptr && run->rendezvous.has_value() && assignment.rank > 0) {
@@ -56,6 +56,25 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
 
 bool Core::Heartbeat(const WorkerId& worker, SessionId session, absl::Time now) {
   return fleet_.Renew(worker, session, now);
+}
+
+void Core::Drain(const WorkerId& worker, absl::Time now, Effects& out) {
+  Worker* const found = fleet_.Find(worker);
+  if (found == nullptr || std::exchange(found->draining, true)) return;
+  for (auto& [id, run] : runs_) {
+    const bool is_there = std::any_of(run.gang.begin(), run.gang.end(), [&](const auto& member) {
+      const auto assignment = assignments_.find(member);
+      return assignment != assignments_.end() && assignment->second.worker == worker;
+    });
+    if (!is_there || run.job.state != JobState::kRunning || run.moves) continue;
+    run.moves = true;
+    Record(run, now, absl::StrCat(found->info.name, " is being stopped"), out);
+    if (run.job.stage == kStageTrain) {
+      PauseGang(run, out);
+    } else {
+      CancelGang(run, now, out);  // It has no checkpoint: it is done anew.
+    }
+  }
 }
 
 void Core::Disconnect(const WorkerId& worker, SessionId session) {

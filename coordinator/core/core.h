@@ -83,6 +83,9 @@ class Core {
   absl::Status Register(const WorkerInfo& info, SessionId session,
                         const std::vector<AssignmentId>& running, absl::Time now, Effects& out);
   bool Heartbeat(const WorkerId& worker, SessionId session, absl::Time now);
+  // The worker is being stopped: it gets nothing new, and what it computes for jobs ends at a step
+  // boundary and goes on elsewhere. Said again it changes nothing.
+  void Drain(const WorkerId& worker, absl::Time now, Effects& out);
   void Disconnect(const WorkerId& worker, SessionId session);
   void Leave(const WorkerId& worker, SessionId session, absl::Time now, Effects& out);
   // The fence: the assignment if it is there, runs on that worker and is of the present attempt;
@@ -122,6 +125,7 @@ class Core {
     std::vector<AssignmentId> gang;              // By rank; empty: nothing is placed.
     std::vector<std::optional<Ended>> outcomes;  // By rank.
     std::optional<RendezvousPoint> rendezvous;
+    bool moves = false;  // The gang is ending because a worker of it is being stopped.
   };
   struct Errand {
     AssignmentId assignment;
@@ -153,6 +157,7 @@ class Core {
   void FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out);
   void RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out);
   void Retry(Run& run, const Ended& blame, absl::Time now, Effects& out);
+  void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);
   Assignment& NewAssignment(const std::string& owner, const WorkerId& worker);

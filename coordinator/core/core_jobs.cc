@@ -35,6 +35,10 @@ Model ResultOf(const Job& job, const Ended& ended, absl::Time now) {
           .template_sha256 = job.base.template_sha256};
 }
 
+bool IsCancelled(const Ended& ended) {
+  return !ended.ok && ended.code == static_cast<int>(absl::StatusCode::kCancelled);
+}
+
 std::string Describe(const Placement& placement, const Job& job, const Fleet& fleet) {
   if (job.stage == kStagePrepare) {
     return absl::StrCat("prepare starts on ", fleet.NameOf(placement.workers[0]));
@@ -341,8 +345,8 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
     return;
   }
   const bool failed = !ended.ok;
-  const bool pauses = run->job.state == JobState::kPausing && run->job.stage == kStageTrain &&
-                      ended.code == static_cast<int>(absl::StatusCode::kCancelled);
+  const bool pauses = (run->job.state == JobState::kPausing || run->moves) &&
+                      run->job.stage == kStageTrain && IsCancelled(ended);
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
   // attempt is over when all have ended.
@@ -359,6 +363,9 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   run.outcomes.clear();
   run.gang.clear();
   const Ended* blame = Blame(outcomes);
+  const bool moves = std::exchange(run.moves, false) &&
+                     std::all_of(outcomes.begin(), outcomes.end(),
+                                 [](const Ended& ended) { return ended.ok || IsCancelled(ended); });
   if (run.job.state == JobState::kCancelling) {
     Finish(run, JobState::kCancelled, now, "cancelled by its user", out);
   } else if (blame != nullptr && run.job.state == JobState::kPausing) {
@@ -367,6 +374,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
     FinishPrepare(run, outcomes[0], now, out);
   } else if (blame == nullptr) {
     FinishTrain(run, outcomes, now, out);
+  } else if (moves) {
+    MoveElsewhere(run, now, out);
   } else if (blame->cause == EndCause::kUser || blame->cause == EndCause::kBug) {
     Fail(run, *blame, now, out);
   } else if (blame->cause == EndCause::kCheckpoint) {
@@ -421,6 +430,18 @@ void Core::FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time 
   const Model model = ResultOf(run.job, outcomes[0], now);
   Finish(run, JobState::kSucceeded, now, absl::StrCat("made model ", model.name), out);
   out.changes.back().model = model;
+}
+
+// Nobody failed: max_restarts does not count it.
+void Core::MoveElsewhere(Run& run, absl::Time now, Effects& out) const {
+  const int64_t ended = run.job.attempt++;
+  Move(run, JobState::kQueued);
+  const int64_t step = run.job.checkpoint.step;
+  Record(
+      run, now,
+      absl::StrCat("attempt ", ended, " ends", step > 0 ? absl::StrCat(" after step ", step) : "",
+                   ", attempt ", run.job.attempt, " follows elsewhere"),
+      out);
 }
 
 // May destroy `run`. Every later attempt would fail like this one: it goes on from the checkpoint

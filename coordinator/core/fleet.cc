@@ -50,6 +50,7 @@ absl::Status Fleet::Register(const WorkerInfo& info, SessionId session, absl::Ti
   worker.state = WorkerState::kAlive;
   worker.session = session;
   worker.last_seen = now;
+  worker.draining = false;
   return absl::OkStatus();
 }
 
@@ -129,7 +130,8 @@ std::vector<WorkerView> Fleet::Views() const {
                      .slot_kind = worker.info.slot_kind,
                      .slots = worker.info.slots,
                      .free_slots = worker.FreeSlots(),
-                     .connected = worker.session != 0 && worker.state == WorkerState::kAlive,
+                     .connected = worker.session != 0 && worker.state == WorkerState::kAlive &&
+                                  !worker.draining,
                      .last_seen = worker.last_seen});
   }
   return views;

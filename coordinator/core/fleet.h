@@ -36,6 +36,7 @@ struct Worker {
   WorkerState state = WorkerState::kAlive;
   SessionId session = 0;
   absl::Time last_seen;
+  bool draining = false;  // It is being stopped and takes nothing new.
   // Slots that are taken there, by assignment. Those of an attempt that is over stay until the
   // worker says that they ended: their processes still use the machine.
   std::map<AssignmentId, int> held;

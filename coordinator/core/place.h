@@ -32,7 +32,7 @@ struct WorkerView {
   std::string slot_kind = {};  // "cpu" or "cuda".
   int slots = 0;
   int free_slots = 0;
-  bool connected = false;
+  bool connected = false;  // And takes work.
   absl::Time last_seen = absl::InfinitePast();
 };
 

@@ -89,6 +89,10 @@ void Coordinator::OnHeartbeat(AgentLink& link, const pb::Heartbeat& heartbeat) {
   pb::CoordinatorMessage answer;
   answer.mutable_heartbeat()->set_sequence(heartbeat.sequence());
   link.Send(std::move(answer));
+  if (!heartbeat.draining()) return;
+  Effects effects;
+  core_.Drain(link.worker, clock_.Now(), effects);
+  Apply(effects);
 }
 
 void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& update) {

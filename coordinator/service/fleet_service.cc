@@ -5,10 +5,10 @@
 namespace lathe {
 namespace {
 
-const char* StateName(WorkerState state) {
-  switch (state) {
+const char* StateName(const Worker& worker) {
+  switch (worker.state) {
     case WorkerState::kAlive:
-      return "alive";
+      return worker.draining ? "draining" : "alive";
     case WorkerState::kLost:
       return "lost";
     case WorkerState::kLeft:
@@ -26,7 +26,7 @@ grpc::Status FleetServiceImpl::ListWorkers(grpc::ServerContext*, const v1::ListW
     v1::Worker* proto = response->add_workers();
     proto->set_id(worker.info.id.value());
     proto->set_name(worker.info.name);
-    proto->set_state(StateName(worker.state));
+    proto->set_state(StateName(worker));
     proto->set_slot_kind(worker.info.slot_kind);
     proto->set_slots(worker.info.slots);
     proto->set_free_slots(worker.state == WorkerState::kAlive ? worker.FreeSlots() : 0);

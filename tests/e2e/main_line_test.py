@@ -96,6 +96,19 @@ class MainLineTest(unittest.TestCase):
         self.assertTrue(done["resume_verified"])
         self.assertEqual((done["adapter_sha256"], done["ledger"]), (self.first["adapter_sha256"], self.first["ledger"]))
 
+    def test_a_worker_that_is_asked_to_stop_hands_its_training_back_with_a_checkpoint(self):
+        job = self.service.submit("name=handed-back", "max_restarts=0", *JOB)
+        wait_for(lambda: self.step_of(job) >= 3, "step 3")
+        os.kill(self.service.parent_of(max(self.service.trainers())), signal.SIGTERM)
+        done = self.service.wait_job(job)
+        self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
+        self.assertEqual((done["attempt"], done["failure_cause"]), ("2", ""))
+        self.assertGreaterEqual(int(done["resumed_step"]), 3)
+        self.assertTrue(done["resume_verified"])
+        self.assertEqual((done["adapter_sha256"], done["ledger"]), (self.first["adapter_sha256"], self.first["ledger"]))
+        messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
+        self.assertTrue(any("is being stopped" in m for m in messages), messages)
+
     def test_a_checkpoint_that_the_disk_damaged_is_given_up_and_the_job_starts_anew(self):
         job = self.service.submit("name=damaged", *JOB)
         wait_for(lambda: self.step_of(job) >= 3, "step 3")

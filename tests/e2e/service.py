@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import re
 import signal
 import subprocess
@@ -139,6 +140,10 @@ class Service:
 
     def trainers(self):
         return {pid: args for pid, args in descendants(self.up.pid).items() if args[0].endswith("lathe-trainer")}
+
+    @staticmethod
+    def parent_of(pid):
+        return int(pathlib.Path(f"/proc/{pid}/stat").read_text(encoding="utf8").rsplit(")", 1)[1].split()[1])
 
     def secret(self, name):
         with open(os.path.join(self.data_dir, "coordinator", name), encoding="utf8") as f:

@@ -232,6 +232,9 @@ void Do(Child& child, const std::string& line) {
   } else if (verb == "wait-cancel") {
     std::fflush(stdout);
     WaitForCancel(child);
+  } else if (verb == "wait-pause") {
+    while (!child.Receive().has_pause()) {
+    }
   } else if (verb == "serve") {
     Serve(child);
   } else {

@@ -88,6 +88,7 @@ class FakeCoordinator::FakeSession final : public agent::Session {
 
   void OnHeartbeat(const pb::Heartbeat& heartbeat) {
     ++owner_.record_.num_heartbeats;
+    owner_.record_.draining |= heartbeat.draining();
     if (!owner_.behaviour_.answer_heartbeats) return;
     pb::CoordinatorMessage answer;
     answer.mutable_heartbeat()->set_sequence(heartbeat.sequence());

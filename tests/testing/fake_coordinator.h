@@ -59,6 +59,7 @@ class FakeCoordinator final : public agent::CoordinatorChannel {
     std::vector<int64_t> download_offsets;
     int num_heartbeats = 0;
     int num_goodbyes = 0;
+    bool draining = false;  // A heartbeat said so.
   };
   bool WaitFor(const std::function<bool(const Record&)>& condition);
   Record record() const;

@@ -89,6 +89,11 @@ absl::Status Agent::Run() {
   return absl::OkStatus();
 }
 
+bool Agent::draining() {
+  const MutexLock lock(mu_);
+  return draining_;
+}
+
 bool Agent::Install(Session* session) {
   const MutexLock lock(mu_);
   if (stopping_) return false;
@@ -169,6 +174,7 @@ void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
     interval = heartbeat_interval_;
   }
   Clock::time_point next_heartbeat = Clock::now();
+  bool told = false;  // That this worker is draining.
   while (!stop.stop_requested()) {
     const absl::Duration pause = absl::FromChrono(next_heartbeat - Clock::now());
     bool urgent = false;
@@ -182,9 +188,12 @@ void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
       }
     }
     ReapFinished();
-    if (!urgent && Clock::now() < next_heartbeat) continue;
+    const bool drains = draining();
+    if (!urgent && drains == told && Clock::now() < next_heartbeat) continue;
     pb::AgentMessage message;
     message.mutable_heartbeat()->set_sequence(outbox_.NextHeartbeat());
+    message.mutable_heartbeat()->set_draining(drains);
+    told = drains;
     if (!session.Write(message)) return;
     probe_.OnHeartbeat();
     next_heartbeat = Clock::now() + std::chrono::duration_cast<Clock::duration>(Chrono(interval));
@@ -269,7 +278,7 @@ int Agent::BusySlotsLocked() const {
 }
 
 absl::Status Agent::AdmitLocked(const pb::Assignment& assignment) {
-  if (stopping_) return absl::UnavailableError("this worker is being stopped");
+  if (draining_) return absl::UnavailableError("this worker is being stopped");
   const int free = options_.slots - BusySlotsLocked();
   if (assignment.slots() > free || runs_.size() >= kMaxSlotlessRuns + 1024) {
     return absl::ResourceExhaustedError(absl::StrCat("needs ", assignment.slots(), " slots; ", free,
@@ -329,6 +338,7 @@ void Agent::ReapFinished() {
     finished.push_back(std::move(it->second));
     it = runs_.erase(it);
   }
+  if (draining_) changed_.notify_all();  // Something may have ended.
   probe_.SetSlots(options_.slots, BusySlotsLocked());
 }
 
@@ -359,7 +369,24 @@ void Agent::BackOff(int num_failures) {
                     [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_; });
 }
 
+bool Agent::HasJobsLocked() const {
+  return std::any_of(runs_.begin(), runs_.end(),
+                     [](const auto& entry) { return entry.second->serves_job(); });
+}
+
+// The coordinator asks every rank of a training to end, also those on other workers. One that is
+// away cannot: nothing is waited for then.
+void Agent::Drain() {
+  MutexLock lock(mu_);
+  if (std::exchange(draining_, true)) return;
+  outbox_.Wake();
+  changed_.wait_for(lock, Chrono(options_.drain_timeout), [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+    return !registered_ || !HasJobsLocked();
+  });
+}
+
 void Agent::Stop() {
+  Drain();
   std::map<std::string, std::unique_ptr<AssignmentRun>> runs;
   {
     const MutexLock lock(mu_);

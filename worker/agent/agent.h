@@ -37,8 +37,9 @@ class Agent {
   // registration (wrong token, no common protocol), so that coming back would not help.
   absl::Status Run();
 
-  // Ends all children, waits up to flush_timeout until the coordinator knows, leaves it and makes
-  // Run return. Blocks; from another thread than Run's.
+  // Waits up to drain_timeout until the coordinator has let what runs for jobs end with a
+  // checkpoint; ends all children, waits up to flush_timeout until the coordinator knows, leaves it
+  // and makes Run return. Blocks; from another thread than Run's.
   void Stop();
 
  private:
@@ -60,12 +61,15 @@ class Agent {
   void Refuse(const pb::Assignment& assignment, const absl::Status& status);
   void ReapFinished();
   void StopChildren(const StopReason& reason);
+  void Drain();
+  bool HasJobsLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void StopChildrenIfOrphaned();
   // Waits after the `num_failures`th failure in a row, or until Stop.
   void BackOff(int num_failures);
   // False: stopping, do not serve.
   bool Install(Session* session);
   bool stopping();
+  bool draining();
   void LeaveSession();
 
   const AgentOptions options_;
@@ -84,6 +88,7 @@ class Agent {
 
   Mutex mu_;
   std::condition_variable_any changed_;
+  bool draining_ ABSL_GUARDED_BY(mu_) = false;  // Nothing new is taken.
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   Session* session_ ABSL_GUARDED_BY(mu_) = nullptr;    // To be left by Stop.
   std::stop_source writer_stop_ ABSL_GUARDED_BY(mu_);  // Of its writing thread.

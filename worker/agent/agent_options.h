@@ -42,6 +42,8 @@ struct AgentOptions {
   // Between two attempts to connect, doubled each time, with jitter of a half.
   absl::Duration min_backoff = absl::Milliseconds(200);
   absl::Duration max_backoff = absl::Seconds(2);
+  // How long a stop waits for trainings to end with a checkpoint. They are ended then.
+  absl::Duration drain_timeout = absl::Seconds(20);
   // How long a stop waits until the last updates are written.
   absl::Duration flush_timeout = absl::Seconds(2);
 

@@ -54,6 +54,10 @@ class AssignmentRun final : public ChildListener {
   // Slots it holds: none from just before its `ended` is sent.
   int slots() const { return ended_ ? 0 : assignment_.slots(); }
   bool finished() const { return finished_; }
+  // Computes for a job, and has not ended.
+  bool serves_job() const {
+    return !ended_ && (assignment_.task().has_train() || assignment_.task().has_prepare());
+  }
 
   void OnMessage(const pb::ChildMessage& message) override;
   void OnLine(std::string line) override;

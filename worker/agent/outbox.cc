@@ -45,11 +45,19 @@ void Outbox::MakeRoomLocked() {
   probe_.OnUpdatesDropped(1);
 }
 
+void Outbox::Wake() {
+  const MutexLock lock(mu_);
+  woken_ = true;
+  changed_.notify_all();
+}
+
 bool Outbox::WaitForWork(absl::Duration timeout, const std::stop_token& stop) {
   MutexLock lock(mu_);
-  return changed_.wait_for(
+  const bool works = changed_.wait_for(
       lock, stop, absl::ToChronoNanoseconds(timeout),
-      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return num_sent_ < entries_.size(); });
+      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return woken_ || num_sent_ < entries_.size(); });
+  woken_ = false;
+  return works;
 }
 
 std::optional<Update> Outbox::Next() {

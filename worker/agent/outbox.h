@@ -32,7 +32,9 @@ class Outbox {
 
   void Push(pb::AssignmentUpdate update);
 
-  // Waits until there is something to send, for `timeout` at most or a stop. True: there is.
+  // The next WaitForWork() returns at once.
+  void Wake();
+  // Waits until there is something to send or Wake(), for `timeout` at most or a stop.
   bool WaitForWork(absl::Duration timeout, const std::stop_token& stop);
   // The next update of this session.
   std::optional<pb::AssignmentUpdate> Next();
@@ -60,6 +62,7 @@ class Outbox {
   mutable Mutex mu_;
   std::condition_variable_any changed_;
   std::deque<Entry> entries_ ABSL_GUARDED_BY(mu_);
+  bool woken_ ABSL_GUARDED_BY(mu_) = false;
   size_t num_sent_ ABSL_GUARDED_BY(mu_) = 0;  // The first ones, in this session.
   int64_t last_heartbeat_ ABSL_GUARDED_BY(mu_) = 0;
 };

@@ -185,6 +185,73 @@ TEST(CoreJobsTest, ACheckpointThatCannotBeUsedIsGivenUpForTheOneBeforeAndThenFor
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded);
 }
 
+TEST(CoreJobsTest, ATrainingOnAWorkerThatIsBeingStoppedGoesOnElsewhereAndNoRestartIsCounted) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddWorker("b", 1);
+  driver.AddWorker("c", 1);
+  driver.AddJob("job-1", 2, /*max_restarts=*/0);
+  driver.FinishPrepare("job-1");
+  const auto gang = driver.Running("job-1");
+  const auto drain = [&] {
+    Effects out;
+    driver.core.Drain(gang[1].worker, driver.now, out);
+    driver.Apply(std::move(out));
+  };
+  drain();
+  drain();  // Every heartbeat says it.
+  ASSERT_EQ(driver.Sent(Command::Kind::kPause).size(), 2U) << "each rank, once";
+  EXPECT_EQ(driver.events["job-1"].back().message, "b is being stopped");
+  Effects saved;
+  driver.core.OnCheckpoint(gang[0], 7, {{"state", {"aa", 1}}}, driver.now, saved);
+  driver.Apply(std::move(saved));
+  for (const Assignment& rank : gang) {
+    Ended ended = CoreDriver::Failure(EndCause::kPeerLost, "stopped after step 7 of 9");
+    ended.code = static_cast<int>(absl::StatusCode::kCancelled);
+    driver.End(rank, ended);
+  }
+  const Job& job = driver.jobs["job-1"];
+  EXPECT_EQ(job.state, JobState::kRunning);
+  EXPECT_EQ(job.attempt, 2);
+  EXPECT_EQ(job.failures, 0);
+  const auto& events = driver.events["job-1"];
+  EXPECT_EQ(events[events.size() - 2].message,
+            "attempt 1 ends after step 7, attempt 2 follows elsewhere");
+  EXPECT_EQ(events.back().message,
+            "attempt 2: train starts: rank 0 on a, rank 1 on c; goes on after step 7");
+  EXPECT_TRUE(driver.Sent(Command::Kind::kCancel).empty());
+}
+
+TEST(CoreJobsTest, APreparationOnAWorkerThatIsBeingStoppedIsDoneAnewElsewhere) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1, /*max_restarts=*/0);
+  const Assignment prepare = driver.Running("job-1").at(0);
+  Effects out;
+  driver.core.Drain(prepare.worker, driver.now, out);
+  driver.Apply(std::move(out));
+  ASSERT_EQ(driver.Sent(Command::Kind::kCancel).size(), 1U);
+  Ended ended = CoreDriver::Failure(EndCause::kCancelled, "cancelled");
+  ended.code = static_cast<int>(absl::StatusCode::kCancelled);
+  driver.End(prepare, ended);
+  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kQueued);
+  EXPECT_THAT(driver.jobs["job-1"].reason, HasSubstr("no worker is connected"));
+  driver.AddWorker("b", 1);
+  EXPECT_EQ(driver.Running("job-1").at(0).role, kStagePrepare);
+}
+
+TEST(CoreJobsTest, ARankThatIsKilledWhileItsWorkerIsBeingStoppedIsAFailure) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.FinishPrepare("job-1");
+  Effects out;
+  driver.core.Drain(driver.Running("job-1").at(0).worker, driver.now, out);
+  driver.Apply(std::move(out));
+  driver.End(driver.Running("job-1").at(0), CoreDriver::Failure(EndCause::kMachine, "killed"));
+  EXPECT_EQ(driver.jobs["job-1"].failures, 1);
+}
+
 TEST(CoreJobsTest, AUserErrorEndsTheJobAtOnceWithItsMessage) {
   CoreDriver driver;
   driver.AddWorker("a", 1);

@@ -175,7 +175,10 @@ void AskAtRandom(CoreDriver& driver, std::mt19937& random,
   if (jobs.empty()) return;
   const JobId id = jobs[random() % jobs.size()]->id;
   Effects out;
-  switch (random() % 3) {
+  switch (random() % 4) {
+    case 3:
+      if (assignment.has_value()) driver.core.Drain(assignment->worker, driver.now, out);
+      break;
     case 0:
       driver.core.PauseJob(id, driver.now, out).IgnoreError();
       break;

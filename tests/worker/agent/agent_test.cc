@@ -42,6 +42,7 @@ class AgentTest : public ::testing::Test {
     options_.base_environment = {"PATH=/usr/bin:/bin"};
     options_.cancel_grace = absl::Milliseconds(100);
     options_.exit_grace = absl::Milliseconds(300);
+    options_.drain_timeout = absl::ZeroDuration();
     options_.flush_timeout = absl::Milliseconds(200);
     options_.min_backoff = absl::Milliseconds(5);
     options_.max_backoff = absl::Milliseconds(10);
@@ -126,6 +127,12 @@ class AgentTest : public ::testing::Test {
   void Cancel(const std::string& id) {
     pb::CoordinatorMessage message;
     message.mutable_cancel()->set_assignment_id(id);
+    coordinator_.Send(message);
+  }
+
+  void Pause(const std::string& id) {
+    pb::CoordinatorMessage message;
+    message.mutable_pause()->set_assignment_id(id);
     coordinator_.Send(message);
   }
 
@@ -484,6 +491,24 @@ TEST_F(AgentTest, ACheckpointIsUploadedBeforeItIsReported) {
   Cancel("asg-1");
   EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
   EXPECT_TRUE(AssignmentFoldersAreGone());
+}
+
+// The coordinator answers `draining` with a pause, as for a user's.
+TEST_F(AgentTest, AStopWaitsForTrainingsToEndAndTakesNothingNew) {
+  options_.drain_timeout = absl::Minutes(1);
+  StartAgent();
+  Assign(Train("asg-1", 0, "wait-pause\nfail 1 stopped after step 3"));
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
+    return !record.updates.empty() && record.updates.back().has_started();
+  }));
+  std::jthread stop([this] { agent_->Stop(); });
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) { return record.draining; }));
+  Assign(Prepare("asg-2", "done"));
+  EXPECT_THAT(coordinator_.WaitForEnd("asg-2").message(), HasSubstr("being stopped"));
+  Pause("asg-1");
+  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
+  EXPECT_EQ(ended.code(), static_cast<int>(absl::StatusCode::kCancelled)) << ended.message();
+  EXPECT_THAT(ended.message(), HasSubstr("stopped after step 3"));
 }
 
 TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
