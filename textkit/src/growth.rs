@@ -7,6 +7,10 @@ use serde_json::Value;
 use crate::Result;
 
 const MAX_BYTES: f64 = (4_u64 << 30) as f64;
+/// What a tokenizer of real life may make of a text, and what one that makes more of it may: the crate
+/// needs up to 60 bytes of memory for each.
+const USUAL_FACTOR: f64 = 128.0;
+const MAX_UNUSUAL_BYTES: f64 = (16 << 20) as f64;
 
 /// A bound on the bytes that a text or some tokens may become.
 pub struct Growth {
@@ -26,15 +30,29 @@ impl Growth {
     }
 
     pub fn check(&self, size: usize) -> Result<()> {
-        if (size as f64 + self.added) * self.factor <= MAX_BYTES {
+        let max = if self.factor <= USUAL_FACTOR { MAX_BYTES } else { MAX_UNUSUAL_BYTES };
+        if (size as f64 + self.added) * self.factor <= max {
             return Ok(());
         }
         Err(format!(
-            "tokenizer: could make {size} bytes {:.0} times as many; allowed are {MAX_BYTES} bytes \
-             in the end",
+            "tokenizer: could make {size} bytes {:.0} times as many; allowed are {max} bytes in the end",
             self.factor
         ))
     }
+}
+
+/// The crate takes the memory that a charsmap's first number asks for before it looks for the bytes.
+pub fn check_charsmaps(part: &Value) -> Result<()> {
+    for child in children(part) {
+        check_charsmaps(child)?;
+    }
+    let Some(text) = part["precompiled_charsmap"].as_str() else { return Ok(()) };
+    let bytes = from_base64(text);
+    let trie = bytes.first_chunk::<4>().map_or(0, |size| u32::from_le_bytes(*size) as usize);
+    if trie <= bytes.len().saturating_sub(4) {
+        return Ok(());
+    }
+    Err(format!("precompiled_charsmap has {} bytes; its trie alone is said to have {trie}", bytes.len()))
 }
 
 fn text_size(part: &Value, key: &str) -> f64 {

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::ffi::Seam;
-use crate::growth::Growth;
+use crate::growth::{check_charsmaps, Growth};
 use crate::{one_line, Result};
 
 /// Before the name of a hidden piece: a noncharacter, of which Unicode says that it means nothing.
@@ -39,6 +39,7 @@ impl Tokenizer {
     pub fn load(bytes: &[u8]) -> Result<Self> {
         let json: Value = serde_json::from_slice(bytes).map_err(|e| format!("is not JSON: {e}"))?;
         check_determined(&json)?;
+        check_charsmaps(&json["normalizer"])?;
         let start = Pair::load(&json)?;
         let mut without_blank = json.clone();
         let middle =

@@ -241,6 +241,34 @@ TEST(HostileTokenizerTest, ATextThatGrowsWithoutBoundIsRefused) {
   }
 }
 
+// Four bytes would become 64 million, and two gigabytes of memory in the library.
+TEST(HostileTokenizerTest, AShortTextThatGrowsMillionfoldIsRefused) {
+  std::string replacements;
+  for (int i = 0; i < 24; ++i) {
+    replacements += std::string(i > 0 ? "," : "") +
+                    R"({"type": "Replace", "pattern": {"String": "a"}, "content": "aa"})";
+  }
+  const auto model =
+      LoadTextModel(TokenizerThat(R"("normalizer": {"type": "Sequence", "normalizers": [)" +
+                                  replacements + R"(]}, "pre_tokenizer": null, "decoder": null, )"),
+                    "");
+  ASSERT_TRUE(model.ok()) << model.status();
+  EXPECT_THAT(std::string((*model)->Encode("aaaa", false).status().message()),
+              HasSubstr("16777216 times as many"));
+}
+
+// Its first four bytes, little-endian, are the size of the trie: 0x9E000000.
+TEST(HostileTokenizerTest, ACharsmapThatSaysToBeLargerThanItIsIsRefused) {
+  const auto model =
+      LoadTextModel(TokenizerThat(R"("normalizer": {"type": "Precompiled", "precompiled_charsmap":
+          "AAAAngAAAAA="}, "pre_tokenizer": null, "decoder": null, )"),
+                    "");
+  EXPECT_EQ(model.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(
+      std::string(model.status().message()),
+      HasSubstr("precompiled_charsmap has 8 bytes; its trie alone is said to have 2650800128"));
+}
+
 TEST(HostileTokenizerTest, AModelThatChoosesByChanceIsRefused) {
   const auto model =
       LoadTextModel(TokenizerThat(R"("normalizer": null, "pre_tokenizer": null, "decoder": null, )",
