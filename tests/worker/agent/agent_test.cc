@@ -1,5 +1,5 @@
-// The agent's run loop against a coordinator in memory and real child processes that follow a
-// script (tests/testing/fake_child.cc).
+// The agent's run loop: agent_fixture.h. Checkpoints and the end of a worker:
+// agent_checkpoint_test.cc.
 
 #include "worker/agent/agent.h"
 
@@ -17,7 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/sha256.h"
 #include "gmock/gmock.h"
-#include "tests/testing/fake_coordinator.h"
+#include "tests/worker/agent/agent_fixture.h"
 
 namespace lathe::agent {
 namespace {
@@ -27,132 +27,6 @@ using ::testing::Contains;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
-using Record = lathe::testing::FakeCoordinator::Record;
-
-class AgentTest : public ::testing::Test {
- protected:
-  AgentTest() {
-    fs::create_directories(folder_.path() / "programs");
-    for (const char* name : {"lathe-trainer", "lathe-prepare"}) {
-      fs::create_symlink(LATHE_FAKE_CHILD, folder_.path() / "programs" / name);
-    }
-    options_.name = "worker-1";
-    options_.slots = 2;
-    options_.program_folder = folder_.path() / "programs";
-    options_.base_environment = {"PATH=/usr/bin:/bin"};
-    options_.cancel_grace = absl::Milliseconds(100);
-    options_.exit_grace = absl::Milliseconds(300);
-    options_.drain_timeout = absl::ZeroDuration();
-    options_.flush_timeout = absl::Milliseconds(200);
-    options_.min_backoff = absl::Milliseconds(5);
-    options_.max_backoff = absl::Milliseconds(10);
-  }
-
-  ~AgentTest() override { StopAgent(); }
-
-  void StartAgent() {
-    root_.emplace(*WorkerRoot::Open(folder_.path() / "root"));
-    agent_ = std::make_unique<Agent>(options_, *root_, *BlobStore::Open(root_->cache()),
-                                     coordinator_, probe_);
-    run_ = std::jthread([this] { run_status_ = agent_->Run(); });
-    if (expect_registration_) {
-      ASSERT_TRUE(
-          coordinator_.WaitFor([](const Record& record) { return !record.registers.empty(); }));
-    }
-  }
-
-  void StopAgent() {
-    if (agent_ == nullptr) return;
-    agent_->Stop();
-    run_.join();
-    agent_.reset();
-    root_.reset();
-  }
-
-  // A prepare assignment whose child follows `script`.
-  pb::Assignment Prepare(const std::string& id, const std::string& script) {
-    pb::Assignment assignment;
-    assignment.set_id(id);
-    assignment.set_job_id("job-1");
-    assignment.set_attempt(3);
-    assignment.set_slots(1);
-    assignment.mutable_task()->mutable_prepare();
-    (*assignment.mutable_inputs())["data"] =
-        coordinator_.Tree({{"rows.jsonl", coordinator_.AddBlob(script)}});
-    (*assignment.mutable_inputs())["model"] =
-        coordinator_.Tree({{"config.json", coordinator_.AddBlob("{}")}});
-    return assignment;
-  }
-
-  pb::Assignment Train(const std::string& id, int rank, const std::string& script) {
-    pb::Assignment assignment = Prepare(id, "");
-    assignment.mutable_inputs()->erase("data");
-    assignment.mutable_task()->mutable_train()->set_rank(rank);
-    assignment.mutable_task()->mutable_train()->set_world_size(2);
-    (*assignment.mutable_inputs())["shards"] =
-        coordinator_.Tree({{"script", coordinator_.AddBlob(script)}});
-    return assignment;
-  }
-
-  void Assign(const pb::Assignment& assignment) {
-    pb::CoordinatorMessage message;
-    *message.mutable_assignment() = assignment;
-    coordinator_.Send(message);
-  }
-
-  // Assigns asg-1, a serve whose child follows `script`.
-  void Serve(const std::string& script) {
-    pb::Assignment serve = Prepare("asg-1", "");
-    serve.mutable_inputs()->erase("data");
-    serve.mutable_task()->mutable_serve();
-    (*serve.mutable_inputs())["model"] =
-        coordinator_.Tree({{"script", coordinator_.AddBlob(script)}});
-    Assign(serve);
-  }
-
-  void Chat(const std::string& id, const v1::FileTree& adapter) {
-    pb::CoordinatorMessage message;
-    message.mutable_chat()->set_assignment_id("asg-1");
-    message.mutable_chat()->set_chat_id(id);
-    *message.mutable_chat()->mutable_adapter() = adapter;
-    coordinator_.Send(message);
-  }
-
-  bool WaitForText(const std::string& chat, const std::string& text) {
-    return coordinator_.WaitFor([&](const Record& record) {
-      return record.texts.contains(chat) && record.texts.at(chat) == text;
-    });
-  }
-
-  void Cancel(const std::string& id) {
-    pb::CoordinatorMessage message;
-    message.mutable_cancel()->set_assignment_id(id);
-    coordinator_.Send(message);
-  }
-
-  void Pause(const std::string& id) {
-    pb::CoordinatorMessage message;
-    message.mutable_pause()->set_assignment_id(id);
-    coordinator_.Send(message);
-  }
-
-  bool WaitForLogs(const std::string& text) {
-    return coordinator_.WaitFor(
-        [&](const Record& record) { return absl::StrContains(record.logs, text); });
-  }
-
-  bool AssignmentFoldersAreGone() { return fs::is_empty(folder_.path() / "root/assignments"); }
-
-  TempFolder folder_ = *TempFolder::Make("agent_test");
-  lathe::testing::FakeCoordinator coordinator_;
-  AgentProbe probe_;
-  AgentOptions options_;
-  bool expect_registration_ = true;
-  std::optional<WorkerRoot> root_;
-  std::unique_ptr<Agent> agent_;
-  absl::Status run_status_;
-  std::jthread run_;
-};
 
 TEST_F(AgentTest, OutputsAreUploadedBeforeTheEndIsReported) {
   StartAgent();
@@ -472,94 +346,6 @@ TEST_F(AgentTest, MoreThanTheFreeSlotsAreRefusedAndFreedOnesAreNot) {
   coordinator_.WaitForEnd("asg-1");
   Assign(Prepare("asg-4", "done"));
   EXPECT_TRUE(coordinator_.WaitForEnd("asg-4").ok());
-}
-
-TEST_F(AgentTest, ACheckpointIsUploadedBeforeItIsReported) {
-  StartAgent();
-  Assign(Train("asg-1", 0, "checkpoint step-5 5 1000\nwait-cancel"));
-  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
-    return !record.updates.empty() && record.updates.back().has_checkpoint();
-  }));
-  const Record record = coordinator_.record();
-  const pb::AssignmentUpdate& update = record.updates.back();
-  EXPECT_EQ(update.attempt(), 3);
-  EXPECT_EQ(update.checkpoint().step(), 5);
-  ASSERT_EQ(update.checkpoint().files().files_size(), 2);
-  const v1::FileRef& file = update.checkpoint().files().files(1);
-  EXPECT_EQ(file.path(), "state.safetensors");
-  EXPECT_EQ(record.uploads.at(file.blob().sha256()), std::string(1000, 'c'));
-  Cancel("asg-1");
-  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
-  EXPECT_TRUE(AssignmentFoldersAreGone());
-}
-
-// The coordinator answers `draining` with a pause, as for a user's.
-TEST_F(AgentTest, AStopWaitsForTrainingsToEndAndTakesNothingNew) {
-  options_.drain_timeout = absl::Minutes(1);
-  StartAgent();
-  Assign(Train("asg-1", 0, "wait-pause\nfail 1 stopped after step 3"));
-  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
-    return !record.updates.empty() && record.updates.back().has_started();
-  }));
-  std::jthread stop([this] { agent_->Stop(); });
-  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) { return record.draining; }));
-  Assign(Prepare("asg-2", "done"));
-  EXPECT_THAT(coordinator_.WaitForEnd("asg-2").message(), HasSubstr("being stopped"));
-  Pause("asg-1");
-  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
-  EXPECT_EQ(ended.code(), static_cast<int>(absl::StatusCode::kCancelled)) << ended.message();
-  EXPECT_THAT(ended.message(), HasSubstr("stopped after step 3"));
-}
-
-TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
-  StartAgent();
-  for (const std::string name : {"link-5", "more-5"}) {
-    Assign(Train(name, 0, "checkpoint " + name + " 5 10\nexit 75"));
-    EXPECT_EQ(coordinator_.WaitForEnd(name).cause(), "peer_lost");
-  }
-  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
-    EXPECT_FALSE(update.has_checkpoint());
-  }
-  EXPECT_TRUE(coordinator_.record().uploads.empty());
-}
-
-// The coordinator then starts the job anew; any other input is the machine's fault.
-TEST_F(AgentTest, AResumeInputThatIsLostIsTheCheckpointsFault) {
-  StartAgent();
-  for (const std::string name : {"resume", "parent"}) {
-    pb::Assignment assignment = Train("asg-" + name, 0, "done");
-    v1::FileRef& file = *(*assignment.mutable_inputs())[name].add_files();
-    file.set_path("state.safetensors");
-    file.mutable_blob()->set_sha256(Sha256Hex("bytes that nobody has"));
-    file.mutable_blob()->set_size(21);
-    Assign(assignment);
-    const pb::Ended ended = coordinator_.WaitForEnd("asg-" + name);
-    EXPECT_EQ(ended.cause(), name == "resume" ? "checkpoint" : "machine") << ended.message();
-    EXPECT_THAT(ended.message(), HasSubstr("input " + name));
-  }
-}
-
-TEST_F(AgentTest, AChildThatCannotUseItsCheckpointSaysSoByItsExit) {
-  StartAgent();
-  Assign(Train("asg-1", 1, "exit 76"));
-  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "checkpoint");
-}
-
-TEST_F(AgentTest, ACheckpointThatCannotBeStoredOrNamedDoesNotEndTheTraining) {
-  coordinator_.Change([](auto& behaviour) {
-    behaviour.upload_error = absl::ResourceExhaustedError("the disk is full");
-  });
-  StartAgent();
-  Assign(Train("asg-1", 0, "checkpoint step-5 5 10\ncheckpoint ../../../x 6 10\nstep 7\nexit 75"));
-  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
-  EXPECT_EQ(ended.cause(), "peer_lost") << ended.message();
-  bool went_on = false;
-  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
-    EXPECT_FALSE(update.has_checkpoint());
-    went_on = went_on || update.step().step() == 7;
-  }
-  EXPECT_TRUE(went_on);
-  EXPECT_TRUE(coordinator_.record().uploads.empty());
 }
 
 TEST_F(AgentTest, AMissingProgramIsNamed) {

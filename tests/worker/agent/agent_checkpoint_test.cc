@@ -1,0 +1,106 @@
+// Checkpoints on their way through the agent, and the stop of a worker whose training writes one.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <string>
+#include <thread>
+
+#include "common/base/sha256.h"
+#include "tests/worker/agent/agent_fixture.h"
+
+namespace lathe::agent {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST_F(AgentTest, ACheckpointIsUploadedBeforeItIsReported) {
+  StartAgent();
+  Assign(Train("asg-1", 0, "checkpoint step-5 5 1000\nwait-cancel"));
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
+    return !record.updates.empty() && record.updates.back().has_checkpoint();
+  }));
+  const Record record = coordinator_.record();
+  const pb::AssignmentUpdate& update = record.updates.back();
+  EXPECT_EQ(update.attempt(), 3);
+  EXPECT_EQ(update.checkpoint().step(), 5);
+  ASSERT_EQ(update.checkpoint().files().files_size(), 2);
+  const v1::FileRef& file = update.checkpoint().files().files(1);
+  EXPECT_EQ(file.path(), "state.safetensors");
+  EXPECT_EQ(record.uploads.at(file.blob().sha256()), std::string(1000, 'c'));
+  Cancel("asg-1");
+  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
+  EXPECT_TRUE(AssignmentFoldersAreGone());
+}
+
+// The coordinator answers `draining` with a pause, as for a user's.
+TEST_F(AgentTest, AStopWaitsForTrainingsToEndAndTakesNothingNew) {
+  options_.drain_timeout = absl::Minutes(1);
+  StartAgent();
+  Assign(Train("asg-1", 0, "wait-pause\nfail 1 stopped after step 3"));
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
+    return !record.updates.empty() && record.updates.back().has_started();
+  }));
+  std::jthread stop([this] { agent_->Stop(); });
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) { return record.draining; }));
+  Assign(Prepare("asg-2", "done"));
+  EXPECT_THAT(coordinator_.WaitForEnd("asg-2").message(), HasSubstr("being stopped"));
+  Pause("asg-1");
+  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
+  EXPECT_EQ(ended.code(), static_cast<int>(absl::StatusCode::kCancelled)) << ended.message();
+  EXPECT_THAT(ended.message(), HasSubstr("stopped after step 3"));
+}
+
+TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
+  StartAgent();
+  for (const std::string name : {"link-5", "more-5"}) {
+    Assign(Train(name, 0, "checkpoint " + name + " 5 10\nexit 75"));
+    EXPECT_EQ(coordinator_.WaitForEnd(name).cause(), "peer_lost");
+  }
+  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
+    EXPECT_FALSE(update.has_checkpoint());
+  }
+  EXPECT_TRUE(coordinator_.record().uploads.empty());
+}
+
+// The coordinator then starts the job anew; any other input is the machine's fault.
+TEST_F(AgentTest, AResumeInputThatIsLostIsTheCheckpointsFault) {
+  StartAgent();
+  for (const std::string name : {"resume", "parent"}) {
+    pb::Assignment assignment = Train("asg-" + name, 0, "done");
+    v1::FileRef& file = *(*assignment.mutable_inputs())[name].add_files();
+    file.set_path("state.safetensors");
+    file.mutable_blob()->set_sha256(Sha256Hex("bytes that nobody has"));
+    file.mutable_blob()->set_size(21);
+    Assign(assignment);
+    const pb::Ended ended = coordinator_.WaitForEnd("asg-" + name);
+    EXPECT_EQ(ended.cause(), name == "resume" ? "checkpoint" : "machine") << ended.message();
+    EXPECT_THAT(ended.message(), HasSubstr("input " + name));
+  }
+}
+
+TEST_F(AgentTest, AChildThatCannotUseItsCheckpointSaysSoByItsExit) {
+  StartAgent();
+  Assign(Train("asg-1", 1, "exit 76"));
+  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "checkpoint");
+}
+
+TEST_F(AgentTest, ACheckpointThatCannotBeStoredOrNamedDoesNotEndTheTraining) {
+  coordinator_.Change([](auto& behaviour) {
+    behaviour.upload_error = absl::ResourceExhaustedError("the disk is full");
+  });
+  StartAgent();
+  Assign(Train("asg-1", 0, "checkpoint step-5 5 10\ncheckpoint ../../../x 6 10\nstep 7\nexit 75"));
+  const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
+  EXPECT_EQ(ended.cause(), "peer_lost") << ended.message();
+  bool went_on = false;
+  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
+    EXPECT_FALSE(update.has_checkpoint());
+    went_on = went_on || update.step().step() == 7;
+  }
+  EXPECT_TRUE(went_on);
+  EXPECT_TRUE(coordinator_.record().uploads.empty());
+}
+
+}  // namespace
+}  // namespace lathe::agent
