@@ -7,10 +7,10 @@ use serde_json::Value;
 use crate::Result;
 
 const MAX_BYTES: f64 = (4_u64 << 30) as f64;
-/// What a tokenizer of real life may make of a text, and what one that makes more of it may: the crate
-/// needs up to 60 bytes of memory for each.
-const USUAL_FACTOR: f64 = 128.0;
-const MAX_UNUSUAL_BYTES: f64 = (16 << 20) as f64;
+/// T5's comes to 132. One that could make more of a text may make little: the crate needs up to 130 bytes
+/// of memory for each.
+const USUAL_FACTOR: f64 = 192.0;
+const MAX_UNUSUAL_BYTES: f64 = (1 << 20) as f64;
 
 /// A bound on the bytes that a text or some tokens may become.
 pub struct Growth {
