@@ -188,6 +188,7 @@ class Supervisor {
   void Stop() {
     connection_.reset();
     std::vector<pid_t> pids;
+    pids.reserve(workers_.size());
     for (const Worker& worker : workers_) pids.push_back(worker.process.pid);
     StopAll(pids);
     StopAll({coordinator_.pid});

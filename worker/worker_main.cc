@@ -7,6 +7,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
+#include <exception>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -180,4 +181,11 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace lathe
 
-int main(int argc, char** argv) { return lathe::Main(argc, argv); }
+int main(int argc, char** argv) {
+  try {
+    return lathe::Main(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "lathe-worker: " << error.what() << '\n';
+    return 1;
+  }
+}

@@ -102,9 +102,10 @@ JobSpec Resolve(JobSpec spec, const std::string& unique) {
   if (spec.micro_batch_tokens == 0) {
     spec.micro_batch_tokens = std::max(spec.device == "cuda" ? 4096 : 1024, spec.max_length / 4);
   }
-  if (spec.name.empty())
+  if (spec.name.empty()) {
     spec.name =
         absl::StrCat(spec.dataset.substr(0, 24), "-", spec.model.substr(0, 24), "-", unique);
+  }
   return spec;
 }
 

@@ -59,25 +59,31 @@ fn text_size(part: &Value, key: &str) -> f64 {
     part[key].as_str().map_or(0, str::len) as f64
 }
 
+/// The crate takes a part with a name that it does not know for what its fields look like.
 fn factor_of(part: &Value) -> f64 {
-    match part["type"].as_str().unwrap_or("") {
-        "Sequence" => children(part).map(factor_of).product(),
-        "Replace" => {
-            let matched = part["pattern"]["String"].as_str().map_or(0, str::len) as f64;
-            let content = text_size(part, "content");
-            // A match of nothing stands between all bytes.
-            if matched == 0.0 {
-                content + 1.0
-            } else {
-                (content / matched).max(1.0)
-            }
-        }
+    let own = match part["type"].as_str().unwrap_or("") {
         // The greatest growth in UTF-8 that the Unicode standard names.
         "NFC" | "NFD" | "ByteLevel" | "Lowercase" | "BertNormalizer" => 3.0,
         "NFKC" | "NFKD" => 11.0,
-        "Precompiled" => longest_replacement(part).max(1.0),
         "Metaspace" => 4.0,
         _ => 1.0,
+    };
+    let charsmap = longest_replacement(part).max(1.0);
+    own * charsmap * replaced_by(part) * children(part).map(factor_of).product::<f64>()
+}
+
+/// Of what has a pattern and a content.
+fn replaced_by(part: &Value) -> f64 {
+    if part["pattern"].is_null() || !part["content"].is_string() {
+        return 1.0;
+    }
+    let matched = part["pattern"]["String"].as_str().map_or(0, str::len) as f64;
+    let content = text_size(part, "content");
+    // A match of nothing stands between all bytes.
+    if matched == 0.0 {
+        content + 1.0
+    } else {
+        (content / matched).max(1.0)
     }
 }
 

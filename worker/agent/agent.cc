@@ -89,6 +89,11 @@ absl::Status Agent::Run() {
   return absl::OkStatus();
 }
 
+std::stop_source Agent::WriterStop() {
+  const MutexLock lock(mu_);
+  return writer_stop_;
+}
+
 bool Agent::draining() {
   const MutexLock lock(mu_);
   return draining_;
@@ -105,11 +110,7 @@ bool Agent::Install(Session* session) {
 
 absl::Status Agent::ServeSession(Session& session) {
   outbox_.Rewind();
-  std::stop_source writer_stop;
-  {
-    const MutexLock lock(mu_);
-    writer_stop = writer_stop_;
-  }
+  std::stop_source writer_stop = WriterStop();
   std::jthread writer([&] { WriteLoop(session, writer_stop.get_token()); });
   std::jthread watchdog([&](const std::stop_token& stop) { WatchLease(session, stop); });
   pb::CoordinatorMessage message;
@@ -169,8 +170,8 @@ void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
   absl::Duration interval;
   {
     MutexLock lock(mu_);
-    if (!changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return registered_; }))
-      return;
+    const auto registered = [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return registered_; };
+    if (!changed_.wait(lock, stop, registered)) return;
     interval = heartbeat_interval_;
   }
   Clock::time_point next_heartbeat = Clock::now();
@@ -404,13 +405,11 @@ void Agent::Stop() {
 }
 
 void Agent::LeaveSession() {
-  std::stop_source writer_stop;
   {
     const MutexLock lock(mu_);
     leaving_ = true;
-    writer_stop = writer_stop_;
   }
-  writer_stop.request_stop();
+  WriterStop().request_stop();
   MutexLock lock(mu_);
   changed_.wait_for(lock, Chrono(options_.flush_timeout),
                     [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return session_ == nullptr; });

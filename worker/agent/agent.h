@@ -70,6 +70,7 @@ class Agent {
   bool Install(Session* session);
   bool stopping();
   bool draining();
+  std::stop_source WriterStop();
   void LeaveSession();
 
   const AgentOptions options_;

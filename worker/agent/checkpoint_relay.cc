@@ -62,7 +62,7 @@ void CheckpointRelay::Run(const std::stop_token& stop) {
           })) {
         return;
       }
-      next = *std::exchange(waiting_, std::nullopt);
+      next = std::exchange(waiting_, std::nullopt).value_or(pb::CheckpointWritten());
       uploading_ = true;
     }
     Upload(next, stop);

@@ -134,8 +134,9 @@ absl::StatusOr<AdapterConfig> Parse(const json& root) {
 
 // 16, not 16.0, as PEFT writes it.
 json Number(double value) {
-  if (value == std::floor(value) && std::abs(value) < 1e15)
+  if (value == std::floor(value) && std::abs(value) < 1e15) {
     return json(static_cast<int64_t>(value));
+  }
   return json(value);
 }
 

@@ -54,10 +54,6 @@ int64_t ThreadsOfRow(int64_t width) {
   return std::min(kRowThreads, CeilDiv(width, kPack * kWarp) * kWarp);
 }
 
-template <typename T>
-T* Data(const at::Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
 void* Bits(const at::Tensor& tensor) { return tensor.mutable_data_ptr(); }
 
 bool IsAligned(const at::Tensor& x) {
