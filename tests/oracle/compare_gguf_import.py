@@ -11,6 +11,8 @@ import pathlib
 import sys
 
 import torch
+from gguf import GGUFReader
+from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import oracle_model as oracle
@@ -42,6 +44,20 @@ def compare_models(theirs, ours):
     return faults
 
 
+def complete(tokenizer, gguf):
+    """transformers makes a tokenizer from the vocabulary and leaves out what tokenizer.ggml.pre names. As the tokenizer.json of
+    HuggingFaceTB/SmolLM2-135M-Instruct and of Qwen/Qwen2.5-0.5B-Instruct have it."""
+    field = GGUFReader(gguf).fields.get("tokenizer.ggml.pre")
+    kind = field.contents() if field else ""
+    backend = tokenizer.backend_tokenizer
+    if kind == "smollm":
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    elif kind == "qwen2":
+        backend.normalizer = normalizers.NFC()
+    return tokenizer
+
+
 def compare_tokenizers(theirs, ours):
     faults = []
     golden = json.loads((oracle.DATA / "goldens" / "tokens.json").read_text())
@@ -71,7 +87,7 @@ def main():
     source = {"gguf_file": args.gguf.name}
     faults = compare_models(load(args.gguf.parent, **source), load(args.imported))
     faults += compare_tokenizers(
-        AutoTokenizer.from_pretrained(args.gguf.parent, **source),
+        complete(AutoTokenizer.from_pretrained(args.gguf.parent, **source), args.gguf),
         AutoTokenizer.from_pretrained(args.imported),
     )
     for fault in faults:
