@@ -176,7 +176,7 @@ void Core::CancelErrand(const std::string& errand, absl::Time now, Effects& out)
   if (found == errands_.end()) return;
   const auto assignment = assignments_.find(found->second.assignment);
   if (assignment != assignments_.end()) {
-    Cancel(assignment->second, now, out);
+    Cancel(assignment->second, /*keep_checkpoint=*/false, now, out);
     assignments_.erase(assignment);
   }
   errands_.erase(found);
@@ -256,10 +256,11 @@ void Core::EndAllOn(const WorkerId& worker, const std::string& why, absl::Time n
   }
 }
 
-void Core::Cancel(Assignment& assignment, absl::Time now, Effects& out) const {
+void Core::Cancel(Assignment& assignment, bool keep_checkpoint, absl::Time now,
+                  Effects& out) const {
   if (assignment.cancel_time != absl::InfiniteFuture()) return;
   assignment.cancel_time = now;
-  out.commands.push_back({Command::Kind::kCancel, assignment, {}});
+  out.commands.push_back({Command::Kind::kCancel, assignment, {}, keep_checkpoint});
 }
 
 // "rank 1 on worker-2", "import on worker-1".

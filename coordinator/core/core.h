@@ -38,6 +38,7 @@ struct Command {
   Kind kind = Kind::kStart;
   Assignment assignment;
   RendezvousPoint rendezvous;
+  bool keep_checkpoint = false;  // Of kCancel: the job goes on.
 };
 
 struct ErrandEnd {
@@ -146,7 +147,8 @@ class Core {
   const Run* SamePreparation(const Run& run) const;
   void StartGang(Run& run, const Gang& gang, const Placement& placement, absl::Time now,
                  Effects& out);
-  void Cancel(Assignment& assignment, absl::Time now, Effects& out) const;
+  // `keep_checkpoint`: as in Command.
+  void Cancel(Assignment& assignment, bool keep_checkpoint, absl::Time now, Effects& out) const;
   void CancelGang(Run& run, absl::Time now, Effects& out);
   void PauseGang(const Run& run, Effects& out) const;
   void Pause(Run& run, absl::Time now, Effects& out) const;

@@ -252,6 +252,7 @@ void Coordinator::Send(const Command& command) {
   pb::CoordinatorMessage message;
   if (command.kind == Command::Kind::kCancel) {
     message.mutable_cancel()->set_assignment_id(assignment.id.value());
+    message.mutable_cancel()->set_keep_checkpoint(command.keep_checkpoint);
   } else if (command.kind == Command::Kind::kPause) {
     message.mutable_pause()->set_assignment_id(assignment.id.value());
   } else if (command.kind == Command::Kind::kRendezvous) {

@@ -221,10 +221,15 @@ absl::StatusOr<pb::GetBlobStatusResponse> FakeCoordinator::GetBlobStatus(const s
 }
 
 absl::Status FakeCoordinator::UploadBlob(const pb::UploadBlobStart& start, Source source,
-                                         const std::stop_token&) {
+                                         const std::stop_token& stop) {
   {
-    const MutexLock lock(mu_);
+    MutexLock lock(mu_);
     if (!behaviour_.upload_error.ok()) return behaviour_.upload_error;
+    ++record_.num_uploads_begun;
+    changed_.notify_all();
+    if (!changed_.wait(lock, stop, [this] { return !behaviour_.hold_uploads; })) {
+      return absl::CancelledError("stopped");
+    }
   }
   std::string bytes;
   while (true) {

@@ -34,6 +34,7 @@ class FakeCoordinator final : public agent::CoordinatorChannel {
     int cut_downloads = 0;      // So many downloads end after half of what is left.
     int corrupt_downloads = 0;  // So many deliver wrong bytes.
     absl::Status upload_error;
+    bool hold_uploads = false;  // They wait until this is false, or for a stop.
     bool listens_to_text = true;
     bool takes_logs = true;
   };
@@ -59,6 +60,7 @@ class FakeCoordinator final : public agent::CoordinatorChannel {
     std::vector<int64_t> download_offsets;
     int num_heartbeats = 0;
     int num_goodbyes = 0;
+    int num_uploads_begun = 0;
     bool draining = false;  // A heartbeat said so.
   };
   bool WaitFor(const std::function<bool(const Record&)>& condition);

@@ -229,7 +229,7 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
     case pb::CoordinatorMessage::kAssignment:
       return HandleAssignment(message.assignment());
     case pb::CoordinatorMessage::kCancel:
-      return HandleCancel(message.cancel().assignment_id());
+      return HandleCancel(message.cancel());
     default:
       break;
   }
@@ -313,10 +313,12 @@ void Agent::Refuse(const pb::Assignment& assignment, const absl::Status& status)
   outbox_.Push(std::move(update));
 }
 
-void Agent::HandleCancel(const std::string& id) {
+void Agent::HandleCancel(const pb::CancelAssignment& cancel) {
+  const std::string& id = cancel.assignment_id();
   {
     const MutexLock lock(mu_);
     if (AssignmentRun* run = FindLocked(id); run != nullptr && !run->finished()) {
+      if (cancel.keep_checkpoint()) run->KeepCheckpoint();
       return run->Stop({"cancelled", "cancelled"});
     }
   }

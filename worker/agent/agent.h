@@ -53,7 +53,7 @@ class Agent {
   void Handle(const pb::CoordinatorMessage& message);
   void HandleRegistered(const pb::Registered& registered);
   void HandleAssignment(const pb::Assignment& assignment);
-  void HandleCancel(const std::string& id);
+  void HandleCancel(const pb::CancelAssignment& cancel);
   // Why an assignment is not taken; OK: it is.
   absl::Status AdmitLocked(const pb::Assignment& assignment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   int BusySlotsLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -20,6 +20,8 @@ namespace fs = std::filesystem;
 constexpr size_t kMaxEndedBytes = (4 << 20) - (64 << 10);
 constexpr size_t kMaxProgressBytes = 500;
 constexpr absl::Duration kLogFlushTimeout = absl::Seconds(1);
+// Half of what the coordinator waits for the end of what it cancels.
+constexpr absl::Duration kCheckpointPatience = absl::Seconds(30);
 
 absl::Status MakeFolders(const AssignmentFolders& folders) {
   // Not the output folder: the child makes it, whole or not at all.
@@ -91,7 +93,10 @@ void AssignmentRun::Run(const std::stop_token& stop) {
   parts_.probe.OnAssignmentStarted(kind);
   pb::Ended ended = Execute(stop);
   if (chats_ != nullptr) chats_->Finish(ended.message());
-  if (checkpoints_ != nullptr && !ended.ok()) checkpoints_->Finish(stop);
+  if (checkpoints_ != nullptr && !ended.ok()) {
+    checkpoints_->Finish(stop);
+    if (keeps_checkpoint_) checkpoints_->FinishWithin(kCheckpointPatience);
+  }
   checkpoints_.reset();  // Before its folder goes.
   if (ended.ByteSizeLong() > kMaxEndedBytes) {
     ended = EndedByAgent(origin_.source, absl::InvalidArgumentError(

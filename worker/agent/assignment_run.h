@@ -45,6 +45,8 @@ class AssignmentRun final : public ChildListener {
   ~AssignmentRun() override;
 
   void Stop(const StopReason& reason);
+  // A stop does not drop a checkpoint that is on its way to the store.
+  void KeepCheckpoint() { keeps_checkpoint_ = true; }
   // Lets a rank of a training end by itself, with a checkpoint.
   void Pause();
   void SetRendezvous(const pb::Rendezvous& rendezvous);
@@ -81,6 +83,7 @@ class AssignmentRun final : public ChildListener {
   std::unique_ptr<ChatRelay> chats_;  // Of a serve assignment; constant after construction.
   std::unique_ptr<CheckpointRelay> checkpoints_;  // Of rank 0, while its child runs.
   std::atomic<bool> has_rendezvous_ = false;
+  std::atomic<bool> keeps_checkpoint_ = false;
   std::atomic<bool> ended_ = false;
   std::atomic<bool> finished_ = false;
   std::jthread thread_;

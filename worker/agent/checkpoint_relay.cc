@@ -52,6 +52,13 @@ void CheckpointRelay::Finish(const std::stop_token& stop) {
   });
 }
 
+void CheckpointRelay::FinishWithin(absl::Duration timeout) {
+  MutexLock lock(mu_);
+  changed_.wait_for(
+      lock, absl::ToChronoMilliseconds(timeout),
+      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !uploading_ && !waiting_.has_value(); });
+}
+
 void CheckpointRelay::Run(const std::stop_token& stop) {
   while (!stop.stop_requested()) {
     pb::CheckpointWritten next;

@@ -11,6 +11,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "lathe/internal/v1/agent.pb.h"
 #include "worker/agent/transfers.h"
@@ -38,6 +39,8 @@ class CheckpointRelay {
   // Waits until all that were offered are stored or have failed, or for a stop: the next attempt
   // begins after the newest one.
   void Finish(const std::stop_token& stop);
+  // The same whatever stops, for `timeout` at most.
+  void FinishWithin(absl::Duration timeout);
 
  private:
   void Run(const std::stop_token& stop);

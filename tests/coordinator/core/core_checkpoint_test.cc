@@ -75,6 +75,8 @@ TEST(CoreCheckpointTest, ACheckpointThatCannotBeUsedIsGivenUpForTheOneBeforeAndT
     return driver.events["job-1"].back().message;
   };
   EXPECT_THAT(fail(EndCause::kMachine, "killed"), HasSubstr("goes on after step 200"));
+  EXPECT_TRUE(driver.commands.at(driver.commands.size() - 3).keep_checkpoint)
+      << "of the other rank, before two starts";
   EXPECT_THAT(fail(EndCause::kCheckpoint, "rank 1 on b: checkpoint: is cut"),
               HasSubstr("goes on after step 100"));
   const auto& events = driver.events["job-1"];

@@ -63,6 +63,34 @@ TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
   EXPECT_TRUE(coordinator_.record().uploads.empty());
 }
 
+// Of two attempts the next one goes on from it; a user who cancels wants the slots.
+TEST_F(AgentTest, ACheckpointOnItsWayIsBroughtToItsEndIfTheJobGoesOn) {
+  coordinator_.Change([](auto& behaviour) { behaviour.hold_uploads = true; });
+  StartAgent();
+  const auto cancel_while_uploading = [this](const std::string& id, int uploads, bool keep) {
+    Assign(Train(id, 0, "checkpoint step-5 5 10\nwait-cancel"));
+    EXPECT_TRUE(coordinator_.WaitFor(
+        [&](const Record& record) { return record.num_uploads_begun == uploads; }));
+    pb::CoordinatorMessage message;
+    message.mutable_cancel()->set_assignment_id(id);
+    message.mutable_cancel()->set_keep_checkpoint(keep);
+    coordinator_.Send(message);
+  };
+  cancel_while_uploading("user", 1, false);
+  coordinator_.WaitForEnd("user");
+  EXPECT_TRUE(coordinator_.record().uploads.empty());
+  cancel_while_uploading("peer", 2, true);
+  coordinator_.Change([](auto& behaviour) { behaviour.hold_uploads = false; });
+  coordinator_.WaitForEnd("peer");
+  std::vector<std::string> told;
+  for (const pb::AssignmentUpdate& update : coordinator_.record().updates) {
+    if (update.assignment_id() != "peer") continue;
+    if (update.has_checkpoint()) told.push_back("checkpoint");
+    if (update.has_ended()) told.push_back("ended");
+  }
+  EXPECT_EQ(told, (std::vector<std::string>{"checkpoint", "ended"}));
+}
+
 // The coordinator then starts the job anew; any other input is the machine's fault.
 TEST_F(AgentTest, AResumeInputThatIsLostIsTheCheckpointsFault) {
   StartAgent();
