@@ -39,9 +39,7 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
     assignment.missing_since = runs ? absl::InfiniteFuture() : now;
     if (!runs) continue;
     // Orders may have been lost with the old connection.
-    if (assignment.cancel_time != absl::InfiniteFuture()) {
-      out.commands.push_back({Command::Kind::kCancel, assignment, {}});
-    }
+    if (assignment.cancel_time != absl::InfiniteFuture()) SendCancel(assignment, out);
     const Run* run = FindRun(assignment.owner);
     if (run != nullptr && (run->job.state == JobState::kPausing || run->moves)) {
       out.commands.push_back({Command::Kind::kPause, assignment, {}});
@@ -176,7 +174,7 @@ void Core::CancelErrand(const std::string& errand, absl::Time now, Effects& out)
   if (found == errands_.end()) return;
   const auto assignment = assignments_.find(found->second.assignment);
   if (assignment != assignments_.end()) {
-    Cancel(assignment->second, /*keep_checkpoint=*/false, now, out);
+    Cancel(assignment->second, now, out);
     assignments_.erase(assignment);
   }
   errands_.erase(found);
@@ -256,11 +254,17 @@ void Core::EndAllOn(const WorkerId& worker, const std::string& why, absl::Time n
   }
 }
 
-void Core::Cancel(Assignment& assignment, bool keep_checkpoint, absl::Time now,
-                  Effects& out) const {
+void Core::Cancel(Assignment& assignment, absl::Time now, Effects& out) {
   if (assignment.cancel_time != absl::InfiniteFuture()) return;
   assignment.cancel_time = now;
-  out.commands.push_back({Command::Kind::kCancel, assignment, {}, keep_checkpoint});
+  SendCancel(assignment, out);
+}
+
+// A user who cancels wants the slots at once; otherwise there is a next attempt.
+void Core::SendCancel(const Assignment& assignment, Effects& out) {
+  const Run* run = FindRun(assignment.owner);
+  const bool goes_on = run != nullptr && run->job.state != JobState::kCancelling;
+  out.commands.push_back({Command::Kind::kCancel, assignment, {}, goes_on});
 }
 
 // "rank 1 on worker-2", "import on worker-1".

@@ -147,8 +147,8 @@ class Core {
   const Run* SamePreparation(const Run& run) const;
   void StartGang(Run& run, const Gang& gang, const Placement& placement, absl::Time now,
                  Effects& out);
-  // `keep_checkpoint`: as in Command.
-  void Cancel(Assignment& assignment, bool keep_checkpoint, absl::Time now, Effects& out) const;
+  void Cancel(Assignment& assignment, absl::Time now, Effects& out);
+  void SendCancel(const Assignment& assignment, Effects& out);
   void CancelGang(Run& run, absl::Time now, Effects& out);
   void PauseGang(const Run& run, Effects& out) const;
   void Pause(Run& run, absl::Time now, Effects& out) const;

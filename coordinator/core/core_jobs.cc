@@ -320,11 +320,9 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
 }
 
 void Core::CancelGang(Run& run, absl::Time now, Effects& out) {
-  // Its user wants the slots at once; otherwise there is a next attempt.
-  const bool goes_on = run.job.state != JobState::kCancelling;
   for (const AssignmentId& id : run.gang) {
     const auto found = assignments_.find(id);
-    if (found != assignments_.end()) Cancel(found->second, goes_on, now, out);
+    if (found != assignments_.end()) Cancel(found->second, now, out);
   }
 }
 
