@@ -15,16 +15,14 @@ constexpr char kBadCheckpoint[] = "lathe/bad-checkpoint";
 }  // namespace
 
 absl::Status MarkBadCheckpoint(absl::Status status) {
-  status.SetPayload(kBadCheckpoint, absl::Cord());
+  const bool for_good =
+      absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
+  if (for_good) status.SetPayload(kBadCheckpoint, absl::Cord());
   return status;
 }
 
 bool IsBadCheckpoint(const absl::Status& status) {
   return status.GetPayload(kBadCheckpoint).has_value();
-}
-
-bool IsForGood(const absl::Status& status) {
-  return absl::IsDataLoss(status) || absl::IsNotFound(status) || absl::IsFailedPrecondition(status);
 }
 
 int ExitCodeFor(const absl::Status& status) {

@@ -21,13 +21,11 @@ inline constexpr int kExitBadCheckpoint =
 
 enum class FailureCause { kNone, kUser, kBug, kPeerLost, kMachine, kCheckpoint };
 
-// The same status, marked: the checkpoint to go on from cannot be used. An error that may pass
-// (I/O, memory) must not be marked: work would be thrown away.
+// Of what came of going on from a checkpoint: the same status, marked if the checkpoint cannot be
+// used, now or later: its bytes are gone or are not what they must be (DataLoss, NotFound,
+// FailedPrecondition). An error that may pass is not marked: work would be thrown away.
 absl::Status MarkBadCheckpoint(absl::Status status);
 bool IsBadCheckpoint(const absl::Status& status);
-// Whether the words of a status mean that bytes are gone or are not what they must be: DataLoss,
-// NotFound, FailedPrecondition.
-bool IsForGood(const absl::Status& status);
 
 // Marked statuses -> 76. InvalidArgument, NotFound, FailedPrecondition, OutOfRange, Unimplemented
 // -> 64; Unavailable, Aborted -> 75; else 70.

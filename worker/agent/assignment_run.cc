@@ -141,8 +141,7 @@ absl::Status AssignmentRun::FetchInputs(const std::stop_token& stop) {
   for (const auto& [name, tree] : assignment_.inputs()) {
     const absl::Status status = Annotate(
         parts_.transfers.FetchTree(tree, folders_.input(name), stop), absl::StrCat("input ", name));
-    if (!status.ok() && name == kResumeInput && IsForGood(status)) return MarkBadCheckpoint(status);
-    LATHE_RETURN_IF_ERROR(status);
+    LATHE_RETURN_IF_ERROR(name == kResumeInput ? MarkBadCheckpoint(status) : status);
   }
   return stop.stop_requested() ? absl::CancelledError("stopped") : absl::OkStatus();
 }

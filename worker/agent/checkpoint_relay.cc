@@ -45,18 +45,17 @@ void CheckpointRelay::Offer(const pb::CheckpointWritten& written) {
   changed_.notify_all();
 }
 
+bool CheckpointRelay::IsIdle() const { return !uploading_ && !waiting_.has_value(); }
+
 void CheckpointRelay::Finish(const std::stop_token& stop) {
   MutexLock lock(mu_);
-  changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-    return !uploading_ && !waiting_.has_value();
-  });
+  changed_.wait(lock, stop, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return IsIdle(); });
 }
 
 void CheckpointRelay::FinishWithin(absl::Duration timeout) {
   MutexLock lock(mu_);
-  changed_.wait_for(
-      lock, absl::ToChronoMilliseconds(timeout),
-      [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !uploading_ && !waiting_.has_value(); });
+  changed_.wait_for(lock, absl::ToChronoMilliseconds(timeout),
+                    [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return IsIdle(); });
 }
 
 void CheckpointRelay::Run(const std::stop_token& stop) {

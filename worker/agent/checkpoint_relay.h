@@ -43,6 +43,7 @@ class CheckpointRelay {
   void FinishWithin(absl::Duration timeout);
 
  private:
+  bool IsIdle() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Run(const std::stop_token& stop);
   absl::StatusOr<v1::FileTree> Store(const std::string& name, const std::stop_token& stop);
   void Upload(const pb::CheckpointWritten& written, const std::stop_token& stop);

@@ -228,8 +228,7 @@ absl::StatusOr<Resumed> Train(Session& session, const TrainTask& task, Communica
     LATHE_RETURN_IF_ERROR(Measure(session, task, group, /*before=*/true, observer));
   } else {
     // What the model was before is known since the first attempt.
-    const absl::Status status = Resume(task, context, first_rank, trainer, resumed);
-    if (!status.ok()) return IsForGood(status) ? MarkBadCheckpoint(status) : status;
+    LATHE_RETURN_IF_ERROR(MarkBadCheckpoint(Resume(task, context, first_rank, trainer, resumed)));
   }
   const std::unique_ptr<Checkpointer> checkpointer =
       first_rank ? MakeCheckpointer(task, std::move(context), trainer) : nullptr;

@@ -32,8 +32,9 @@ TEST(ExitCodesTest, ABadCheckpointHasACodeOfItsOwnWhateverItsStatus) {
   EXPECT_EQ(damaged.message(), "cut");
   EXPECT_EQ(ExitCodeFor(damaged), kExitBadCheckpoint);
   EXPECT_FALSE(IsBadCheckpoint(absl::DataLossError("cut")));
-  EXPECT_TRUE(IsForGood(damaged));
-  EXPECT_FALSE(IsForGood(absl::UnavailableError("the disk answers later")));
+  EXPECT_FALSE(
+      IsBadCheckpoint(MarkBadCheckpoint(absl::UnavailableError("the disk answers later"))));
+  EXPECT_TRUE(MarkBadCheckpoint(absl::OkStatus()).ok());
 }
 
 TEST(ExitCodesTest, DescriptionNamesTheSignal) {
