@@ -83,8 +83,8 @@ struct LoraLinearFunction : torch::autograd::Function<LoraLinearFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["plan"].toCapsule();
-    const auto& plan = static_cast<const LoraPlan&>(*capsule);
+    const PlanPtr held = PlanIn(ctx->saved_data["plan"]);
+    const LoraPlan& plan = *held;
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& x = saved[0];
     const variable_list tensors(saved.begin() + 2, saved.end());
@@ -128,8 +128,7 @@ struct FrozenLinearFunction : torch::autograd::Function<FrozenLinearFunction> {
     return Product(x, plan->group);
   }
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["plan"].toCapsule();
-    return {BackProduct(grads[0], static_cast<const LoraPlan&>(*capsule).group), at::Tensor()};
+    return {BackProduct(grads[0], PlanIn(ctx->saved_data["plan"])->group), at::Tensor()};
   }
 };
 

@@ -90,8 +90,8 @@ struct NarrowLoraFunction : torch::autograd::Function<NarrowLoraFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-    const auto capsule = ctx->saved_data["plan"].toCapsule();
-    const auto& plan = static_cast<const LoraPlan&>(*capsule);
+    const PlanPtr held = PlanIn(ctx->saved_data["plan"]);
+    const LoraPlan& plan = *held;
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& a = saved[1];
     const at::Tensor b = saved[2].narrow(0, 0, plan.rank_sum);

@@ -35,6 +35,11 @@ using PlanPtr = c10::intrusive_ptr<LoraPlan>;
 PlanPtr MakePlan(const LinearGroup& group, const LoraUpdate& update,
                  std::vector<at::Tensor>& tensors);
 
+// What a backward pass finds where its forward pass put a plan.
+inline PlanPtr PlanIn(const c10::IValue& saved) {
+  return c10::static_intrusive_pointer_cast<LoraPlan>(saved.toCapsule());
+}
+
 // The mask of the slice's layer, like x.
 at::Tensor MaskOf(const LoraPlan& plan, const LoraPlan::Slice& slice, const at::Tensor& x);
 

@@ -95,11 +95,6 @@ Nf4Matrix QuantizeNf4(const at::Tensor& weight) {
 
 at::Tensor DequantizeThere(const Nf4Matrix& matrix, at::ScalarType dtype) {
   const int64_t num_values = matrix.rows * matrix.cols;
-  const at::Tensor out = at::empty({matrix.rows, matrix.cols}, matrix.codes.options().dtype(dtype));
-  if (HasStridedDequantize(matrix, out)) {
-    DequantizeInto(matrix, out);
-    return out;
-  }
   const at::Tensor scales =
       Lookup(DynamicMap(), matrix.scale_indices)
           .mul_(EachTimes(matrix.nested, kNf4NestedBlock, matrix.scale_indices.numel()))
@@ -119,6 +114,18 @@ void DequantizeInto(const Nf4Matrix& matrix, const at::Tensor& out) {
   DeviceKernelsFor(out)->DequantizeNf4(matrix, out);
 }
 
+namespace {
+
+at::Tensor DequantizeOnDevice(const Nf4Matrix& matrix, at::ScalarType dtype) {
+  if (dtype != at::kBFloat16) return DequantizeThere(matrix, dtype);
+  at::Tensor out = at::empty({matrix.rows, matrix.cols}, matrix.codes.options().dtype(dtype));
+  if (!HasStridedDequantize(matrix, out)) return DequantizeThere(matrix, dtype);
+  DequantizeInto(matrix, out);
+  return out;
+}
+
+}  // namespace
+
 Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device) {
   Nf4Matrix there = matrix;
   for (at::Tensor* part : {&there.codes, &there.scale_indices, &there.nested}) {
@@ -128,7 +135,7 @@ Nf4Matrix ToDevice(const Nf4Matrix& matrix, at::Device device) {
 }
 
 at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
-  if (!matrix.codes.is_cpu()) return DequantizeThere(matrix, dtype);
+  if (!matrix.codes.is_cpu()) return DequantizeOnDevice(matrix, dtype);
   const at::Tensor rows = at::empty({matrix.rows, matrix.cols}, at::kFloat);
   FillRows(matrix, 0, rows);
   return rows.to(dtype);
@@ -137,7 +144,7 @@ at::Tensor Dequantize(const Nf4Matrix& matrix, at::ScalarType dtype) {
 void ForEachPiece(const Nf4Matrix& matrix, at::ScalarType dtype,
                   const std::function<void(int64_t first, const at::Tensor& rows)>& use) {
   if (!matrix.codes.is_cpu()) {
-    use(0, DequantizeThere(matrix, dtype));
+    use(0, DequantizeOnDevice(matrix, dtype));
     return;
   }
   // A piece starts with a block, whatever the width.
