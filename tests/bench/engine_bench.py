@@ -165,14 +165,18 @@ class Bench:
         check([self.tool("lathe-trainer"), "run", str(job), "--threads", str(case.threads), "--out", str(out)], env=self.env)
         return out
 
-    def prepare(self, case):
-        """Writes rows.jsonl for Lathe and work.json for its peers: the same ids, order and adapter. Returns the steps."""
+    def steps_of(self, case, model):
+        """Writes rows.jsonl, and returns the steps that Lathe makes of it with the tokenizer of this model."""
         rows, shard = self.work / "rows.jsonl", self.work / "shards"
         write_rows(rows, case.rows)
         check(["rm", "-rf", str(shard)])
-        check([self.tool("lathe-prepare"), "prepare", str(rows), "--model", str(case.model), "--out", str(shard), "--set",
+        check([self.tool("lathe-prepare"), "prepare", str(rows), "--model", str(model), "--out", str(shard), "--set",
                "validation_fraction=0", "--set", f"max_length={case.max_length}"])  # fmt: skip
-        steps = shards.steps_of(shard / "train.shard", SEED, case.batch)
+        return shards.steps_of(shard / "train.shard", SEED, case.batch)
+
+    def prepare(self, case):
+        """Writes rows.jsonl for Lathe and work.json for its peers: the same ids, order and adapter. Returns the steps."""
+        steps = self.steps_of(case, case.model)
         self.work_file(case, {"steps": steps, "learning_rate": LEARNING_RATE, "max_grad_norm": 1.0, "micro_rows": case.micro_rows,
                               "scratch": str(self.work / "scratch")})  # fmt: skip
         return steps

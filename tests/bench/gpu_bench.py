@@ -16,7 +16,6 @@ import tempfile
 import time
 
 import engine_bench
-import shards
 
 # Relative. 16 bits have three digits, and every side rounds in places of its own.
 LOSS_LIMIT = 5e-3
@@ -48,12 +47,7 @@ class GpuBench(engine_bench.Bench):
         return {**run, "peak_bytes": peak[0]}
 
     def prepare_case(self, case):
-        rows, shard, canonical = self.work / "rows.jsonl", self.work / "shards", case.text_model
-        engine_bench.write_rows(rows, case.rows)
-        engine_bench.check(["rm", "-rf", str(shard)])
-        engine_bench.check([self.tool("lathe-prepare"), "prepare", str(rows), "--model", str(canonical), "--out", str(shard),
-                            "--set", "validation_fraction=0", "--set", f"max_length={case.max_length}"])  # fmt: skip
-        steps = shards.steps_of(shard / "train.shard", engine_bench.SEED, case.batch)
+        steps = self.steps_of(case, case.text_model)
         work = {"model": str(case.model), "adapter": f"{case.model}-adapter", "threads": case.threads, "device": "cuda",
                 "steps": steps, "learning_rate": engine_bench.LEARNING_RATE, "max_grad_norm": 1.0,
                 "micro_rows": case.micro_rows, "device_rows": case.micro_rows, "scratch": str(self.work / "scratch")}  # fmt: skip
