@@ -6,6 +6,7 @@
 
 #include "absl/time/clock.h"
 #include "common/base/sha256.h"
+#include "tests/testing/disk_journal.h"
 
 namespace lathe {
 namespace {
@@ -14,7 +15,7 @@ BlobRef RefOf(const std::string& bytes) {
   return {Sha256Hex(bytes), static_cast<int64_t>(bytes.size())};
 }
 
-class BlobStoreTest : public testing::Test {
+class BlobStoreTest : public ::testing::Test {
  protected:
   std::unique_ptr<BlobStore> Open(BlobStoreOptions options = {}) {
     auto store = BlobStore::Open(folder_.path() / "store", options);
@@ -31,6 +32,13 @@ class BlobStoreTest : public testing::Test {
 
   TempFolder folder_ = *TempFolder::Make("blob");
 };
+
+TEST_F(BlobStoreTest, WhatWasCommittedOutlivesALossOfPower) {
+  auto store = Open();
+  testing::TakeDiskJournal();
+  ASSERT_TRUE(Put(*store, "hello, blob").ok());
+  EXPECT_EQ(testing::WhatPowerLossTakes(testing::TakeDiskJournal()), "");
+}
 
 TEST_F(BlobStoreTest, GivesBackWhatWasCommittedAlsoAfterReopening) {
   const std::string bytes = "hello, blob";
