@@ -1,11 +1,12 @@
 # One folder, one target, one layer: the three functions every CMakeLists.txt below uses.
 #
 #   lathe_library(NAME SOURCES a.cc ... [DEPS public...] [PRIVATE_DEPS ...] [TORCH])
-#   lathe_executable(NAME SOURCES main.cc ... [DEPS ...] [TORCH])
+#   lathe_executable(NAME SOURCES main.cc ... [DEPS ...] [TORCH] [FAULTS])
 #   lathe_test(NAME SOURCES a_test.cc ... LABELS unit|integration|e2e|slow|gpu [DEPS ...] [TORCH])
 #
 # Library NAME is target lathe_NAME with alias lathe::NAME. TORCH adds libtorch and the one
-# precompiled header. Headers of a library without sources are an INTERFACE target.
+# precompiled header. Headers of a library without sources are an INTERFACE target. FAULTS: bin/chaos/NAME is the same
+# program with fault points that obey (common/fault/fault.h).
 include_guard()
 set(LATHE_SIZE_LABELS unit integration e2e slow gpu)
 
@@ -35,10 +36,16 @@ function(lathe_library name)
 endfunction()
 
 function(lathe_executable name)
-  cmake_parse_arguments(ARG "TORCH" "" "SOURCES;DEPS" ${ARGN})
+  cmake_parse_arguments(ARG "TORCH;FAULTS" "" "SOURCES;DEPS" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPS})
   _lathe_common(${name} "${ARG_TORCH}")
+  if(ARG_FAULTS)
+    add_executable(${name}-chaos $<TARGET_OBJECTS:${name}>)
+    set_target_properties(${name}-chaos PROPERTIES OUTPUT_NAME ${name} LINKER_LANGUAGE CXX
+      RUNTIME_OUTPUT_DIRECTORY ${CMAKE_RUNTIME_OUTPUT_DIRECTORY}/chaos)
+    target_link_libraries(${name}-chaos PRIVATE lathe_fault_armed ${ARG_DEPS} lathe_options)
+  endif()
 endfunction()
 
 function(lathe_test name)

@@ -13,6 +13,7 @@
 #include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "common/config/environment.h"
+#include "common/fault/fault.h"
 #include "coordinator/service/server.h"
 #include "grpc/support/log.h"
 
@@ -26,6 +27,9 @@ struct Flags {
   double lease_seconds = 15;
   double restart_grace_seconds = 15;
   double chat_idle_seconds = 300;
+  double orphan_seconds = 900;
+  double missing_grace_seconds = 5;
+  double cancel_timeout_seconds = 60;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -41,6 +45,15 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--restart-grace-seconds", flags.restart_grace_seconds,
                  "after a restart: time for workers to come back before jobs are placed anew")
       ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--missing-grace-seconds", flags.missing_grace_seconds,
+                 "a worker that came back without a process: time to report how that ended")
+      ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--cancel-timeout-seconds", flags.cancel_timeout_seconds,
+                 "a process that was told to end no longer holds up its job after this")
+      ->check(CLI::Range(0.1, 3600.0));
+  app.add_option("--orphan-seconds", flags.orphan_seconds,
+                 "a worker that hears nothing for so long ends its processes")
+      ->check(CLI::Range(0.1, 86400.0));
   app.add_option("--chat-idle-seconds", flags.chat_idle_seconds,
                  "a model that nobody talks to is unloaded")
       ->check(CLI::Range(0.1, 86400.0));
@@ -53,8 +66,11 @@ void Finish(Flags& flags) {
   }
   lathe::CoordinatorOptions& options = flags.server.coordinator;
   options.core.lease = absl::Seconds(flags.lease_seconds);
+  options.core.missing_grace = absl::Seconds(flags.missing_grace_seconds);
+  options.core.cancel_timeout = absl::Seconds(flags.cancel_timeout_seconds);
   options.core.restart_grace = absl::Seconds(flags.restart_grace_seconds);
   options.heartbeat_interval = options.core.lease / 4;
+  options.orphan_timeout = absl::Seconds(flags.orphan_seconds);
   options.chat_idle_timeout = absl::Seconds(flags.chat_idle_seconds);
 }
 
@@ -104,6 +120,7 @@ int Run(int argc, char** argv) {
     return Fail(absl::FailedPreconditionError("--die-with-parent: the parent has gone"));
   }
 
+  lathe::fault::Pass("coordinator.start");
   const lathe::SystemClock clock;
   const auto server = lathe::Server::Start(flags.server, clock, OnFatal);
   if (!server.ok()) return Fail(server.status());

@@ -18,6 +18,7 @@
 #include "common/base/machine_memory.h"
 #include "common/base/status.h"
 #include "common/config/environment.h"
+#include "common/fault/fault.h"
 #include "common/metrics/metrics.h"
 #include "common/rpc/token.h"
 #include "worker/agent/agent.h"
@@ -37,6 +38,7 @@ struct Flags {
   std::string metrics_password_file;
   int metrics_port = 0;
   double cancel_grace_seconds = 3;
+  double exit_grace_seconds = 10;
   double drain_seconds = 20;
   double cache_gib = 100;
   bool die_with_parent = false;
@@ -59,6 +61,9 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Holds lathe-trainer and lathe-prepare. Default: this program's folder");
   app.add_option("--cancel-grace-seconds", flags.cancel_grace_seconds, "From a cancel to SIGKILL")
       ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--exit-grace-seconds", flags.exit_grace_seconds,
+                 "From a child's result to SIGKILL if it does not exit")
+      ->check(CLI::Range(0.0, 3600.0));
   app.add_option("--drain-seconds", flags.drain_seconds,
                  "From SIGTERM until trainings that have not ended with a checkpoint are ended")
       ->check(CLI::Range(0.0, 86400.0))
@@ -77,6 +82,7 @@ std::vector<std::string> BaseEnvironment() {
       environment.push_back(absl::StrCat(name, "=", *value));
     }
   }
+  for (std::string& entry : fault::Environment()) environment.push_back(std::move(entry));
   return environment;
 }
 
@@ -84,6 +90,7 @@ void FillDefaults(Flags& flags, const agent::WorkerRoot& root) {
   agent::AgentOptions& options = flags.options;
   options.build = "0.1.0";
   options.cancel_grace = absl::Seconds(flags.cancel_grace_seconds);
+  options.exit_grace = absl::Seconds(flags.exit_grace_seconds);
   options.drain_timeout = absl::Seconds(flags.drain_seconds);
   options.max_cache_bytes = static_cast<int64_t>(flags.cache_gib * (1 << 30));
   options.memory_bytes = MachineMemoryBytes();
@@ -136,6 +143,7 @@ class SignalThread {
 };
 
 absl::Status RunWorker(Flags& flags) {
+  fault::Pass("agent.start");
   LATHE_ASSIGN_OR_RETURN(Token token, ReadTokenFile(flags.token_file));
   LATHE_ASSIGN_OR_RETURN(const auto channel,
                          agent::GrpcCoordinatorChannel::Make(flags.coordinator, std::move(token)));

@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 
 namespace lathe {
 namespace {
@@ -31,7 +32,9 @@ absl::Status WriteAll(int fd, absl::string_view bytes, const fs::path& path) {
 absl::Status WriteTemporary(const fs::path& temp, absl::string_view bytes, unsigned mode) {
   const UniqueFd fd(open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": create"));
+  LATHE_RETURN_IF_ERROR(fault::Hit("file.write"));
   LATHE_RETURN_IF_ERROR(WriteAll(fd.get(), bytes, temp));
+  LATHE_RETURN_IF_ERROR(fault::Hit("file.fsync"));
   if (fchmod(fd.get(), mode) != 0)
     return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": chmod"));
   if (fsync(fd.get()) != 0) return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": fsync"));
@@ -110,6 +113,7 @@ absl::Status WriteFileAtomically(const fs::path& path, absl::string_view bytes, 
       path.parent_path() / absl::StrCat(".", path.filename().string(), ".", getpid(), ".tmp");
   unlink(temp.c_str());
   absl::Status status = WriteTemporary(temp, bytes, mode);
+  if (status.ok()) status = fault::Hit("file.rename");
   if (status.ok() && rename(temp.c_str(), path.c_str()) != 0) {
     status = ErrnoToStatus(errno, absl::StrCat(path.string(), ": rename"));
   }
@@ -117,6 +121,7 @@ absl::Status WriteFileAtomically(const fs::path& path, absl::string_view bytes, 
     unlink(temp.c_str());
     return status;
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("file.renamed"));
   return FsyncFolder(path.has_parent_path() ? path.parent_path() : fs::path("."));
 }
 
@@ -162,16 +167,19 @@ TempFolder::~TempFolder() {
 
 absl::Status TempFolder::PublishAs(const fs::path& target) {
   std::error_code error;
+  LATHE_RETURN_IF_ERROR(fault::Hit("folder.fsync"));
   for (const auto& entry : fs::recursive_directory_iterator(path_, error)) {
     LATHE_RETURN_IF_ERROR(entry.is_directory() ? FsyncFolder(entry.path())
                                                : FsyncFile(entry.path()));
   }
   if (error) return ErrnoToStatus(error.value(), absl::StrCat(path_.string(), ": list"));
   LATHE_RETURN_IF_ERROR(FsyncFolder(path_));
+  LATHE_RETURN_IF_ERROR(fault::Hit("folder.rename"));
   if (rename(path_.c_str(), target.c_str()) != 0) {
     return ErrnoToStatus(errno, absl::StrCat(target.string(), ": rename"));
   }
   path_.clear();
+  LATHE_RETURN_IF_ERROR(fault::Hit("folder.renamed"));
   return FsyncFolder(target.parent_path());
 }
 

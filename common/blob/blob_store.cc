@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 
 namespace lathe {
 namespace {
@@ -155,13 +156,17 @@ absl::StatusOr<BlobStore::Writer> BlobStore::Open(const BlobRef& blob, int64_t o
 absl::Status BlobStore::Publish(const BlobRef& blob) {
   const fs::path part = PartPath(blob.sha256);
   const fs::path target = BlobPath(blob.sha256);
+  LATHE_RETURN_IF_ERROR(fault::Hit("blob.fsync"));
   LATHE_RETURN_IF_ERROR(FsyncFile(part));
   LATHE_RETURN_IF_ERROR(MakeFolder(target.parent_path(), 0700));
+  LATHE_RETURN_IF_ERROR(fault::Hit("blob.rename"));
   if (chmod(part.c_str(), 0400) != 0 || rename(part.c_str(), target.c_str()) != 0) {
     return ErrnoToStatus(errno, absl::StrCat(target.string(), ": rename"));
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("blob.renamed"));
   LATHE_RETURN_IF_ERROR(FsyncFolder(target.parent_path()));
   LATHE_RETURN_IF_ERROR(FsyncFolder(root_ / "blobs"));
+  LATHE_RETURN_IF_ERROR(fault::Hit("blob.published"));
   const MutexLock lock(mutex_);
   sizes_[blob.sha256] = blob.size;
   total_bytes_ += blob.size;
@@ -306,6 +311,7 @@ absl::Status BlobStore::Writer::Append(absl::string_view bytes) {
                                                    offset_ + static_cast<int64_t>(bytes.size()),
                                                    " bytes; it was announced with ", blob_.size));
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("blob.write"));
   while (!bytes.empty()) {
     const ssize_t written = write(fd_.get(), bytes.data(), bytes.size());
     if (written < 0 && errno == EINTR) continue;

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "common/rpc/channel.h"
 #include "common/rpc/status.h"
 #include "coordinator/service/agent_stream.h"
@@ -24,6 +25,7 @@ grpc::Status AgentServiceImpl::DownloadBlob(grpc::ServerContext*,
                                             grpc::ServerWriter<pb::DownloadBlobResponse>* writer) {
   int64_t offset = request->offset();
   while (true) {
+    if (const absl::Status status = fault::Hit("rpc.download"); !status.ok()) return ToGrpc(status);
     auto chunk = blobs_.Read(request->sha256(), offset, kMaxChunkBytes);
     if (!chunk.ok()) return ToGrpc(chunk.status());
     if (chunk->empty()) return grpc::Status::OK;
@@ -53,6 +55,7 @@ absl::Status AgentServiceImpl::Upload(grpc::ServerReader<pb::UploadBlobRequest>&
     return absl::FailedPreconditionError(
         absl::StrCat(start.job_id().substr(0, 80), ": attempt ", start.attempt(), " is over"));
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("rpc.upload"));
   auto writer = blobs_.Begin(FromProto(start.blob()), start.offset());
   if (absl::IsAlreadyExists(writer.status())) return absl::OkStatus();
   if (!writer.ok()) return writer.status();
@@ -63,6 +66,8 @@ absl::Status AgentServiceImpl::Upload(grpc::ServerReader<pb::UploadBlobRequest>&
     LATHE_RETURN_IF_ERROR(writer->Append(request.chunk()));
   }
   const absl::Status status = writer->Commit();
+  // The bytes are there; their sender does not get to know it.
+  LATHE_RETURN_IF_ERROR(fault::Hit("rpc.uploaded"));
   return absl::IsDataLoss(status) ? absl::InvalidArgumentError(status.message()) : status;
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "common/spec/given.h"
 #include "coordinator/service/convert.h"
 
@@ -58,6 +59,7 @@ absl::Status Coordinator::Start() {
         }
         probe_.OnBlobBytes(blobs_.total_bytes());
         Effects effects;
+        fault::Pass("coordinator.restore");
         core_.Restore(std::move(jobs), shards_, clock_.Now(), effects);
         Apply(effects);
         RemoveUnusedBlobs();
@@ -89,11 +91,13 @@ void Coordinator::Apply(const Effects& effects) {
     on_fatal_(Annotate(status, "a decision could not be stored"));
     return;
   }
+  if (!effects.changes.empty()) fault::Pass("coordinator.decided");
   for (const JobChange& change : effects.changes) {
     Publish(change);
     if (!change.dropped.empty()) DropBlobsOnLoop(change.dropped);
   }
   for (const Command& command : effects.commands) Send(command);
+  if (!effects.commands.empty()) fault::Pass("coordinator.commanded");
   for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
   probe_.OnFleet(core_.fleet());
 }

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "coordinator/service/convert.h"
 #include "coordinator/service/coordinator.h"
 
@@ -60,6 +61,7 @@ absl::Status Coordinator::Register(const std::shared_ptr<AgentLink>& link,
     return absl::InvalidArgumentError("running_assignments has over 10000 entries");
   }
 
+  LATHE_RETURN_IF_ERROR(fault::Hit("coordinator.register"));
   Effects effects;
   const SessionId session = ++last_session_;
   LATHE_RETURN_IF_ERROR(core_.Register(info, session, running, clock_.Now(), effects));
@@ -77,6 +79,7 @@ absl::Status Coordinator::Register(const std::shared_ptr<AgentLink>& link,
   *registered->mutable_heartbeat_interval() = ToProto(options_.heartbeat_interval);
   *registered->mutable_orphan_timeout() = ToProto(options_.orphan_timeout);
   link->Send(std::move(answer));
+  fault::Pass("coordinator.registered");
   Apply(effects);
   return absl::OkStatus();
 }
@@ -88,7 +91,8 @@ void Coordinator::OnHeartbeat(AgentLink& link, const pb::Heartbeat& heartbeat) {
   }
   pb::CoordinatorMessage answer;
   answer.mutable_heartbeat()->set_sequence(heartbeat.sequence());
-  link.Send(std::move(answer));
+  // A lost answer: what was reported comes again.
+  if (fault::Hit("coordinator.heartbeat").ok()) link.Send(std::move(answer));
   if (!heartbeat.draining()) return;
   Effects effects;
   core_.Drain(link.worker, clock_.Now(), effects);
@@ -96,6 +100,7 @@ void Coordinator::OnHeartbeat(AgentLink& link, const pb::Heartbeat& heartbeat) {
 }
 
 void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& update) {
+  fault::Pass(update.has_ended() ? "coordinator.ended" : "coordinator.update");
   if (update.has_ended()) return OnEndedUpdate(link, update);
   const Assignment* assignment = core_.Accept(link.worker, AssignmentId(update.assignment_id()),
                                               update.job_id(), update.attempt());
@@ -136,7 +141,8 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
 void Coordinator::OnCheckpoint(const Assignment& assignment, const pb::SavedCheckpoint& saved,
                                Effects& effects) {
   absl::StatusOr<FileTree> files = FromProto(saved.files());
-  absl::Status status = files.status();
+  absl::Status status = fault::Hit("coordinator.checkpoint");
+  if (status.ok()) status = files.status();
   if (status.ok() && (files->empty() || saved.step() < 1)) {
     status = absl::InvalidArgumentError("has no files or no step");
   }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "common/rpc/status.h"
 #include "common/spec/field.h"
 #include "common/spec_proto/job_spec_proto.h"
@@ -143,7 +144,12 @@ grpc::Status JobServiceImpl::CreateJob(grpc::ServerContext*, const v1::CreateJob
                                        v1::Job* response) {
   const auto spec = FromProto(request->spec());
   if (!spec.ok()) return ToGrpc(spec.status());
-  return Answer(coordinator_.CreateJob(request->request_id(), SpecSha256(*spec), *spec), *response);
+  const absl::StatusOr<Job> job =
+      coordinator_.CreateJob(request->request_id(), SpecSha256(*spec), *spec);
+  // The job is there; who asked for it does not get to know it.
+  if (const absl::Status status = fault::Hit("rpc.created_job"); !status.ok())
+    return ToGrpc(status);
+  return Answer(job, *response);
 }
 
 grpc::Status JobServiceImpl::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,

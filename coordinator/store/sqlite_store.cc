@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/file.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "coordinator/store/documents.h"
 
 namespace lathe {
@@ -114,7 +115,10 @@ absl::Status SqliteStore::CreateJob(const Job& job, const JobEvent& first) {
           .Bind(JobToJson(job))
           .Run());
   LATHE_RETURN_IF_ERROR(InsertEventLocked(job.id, first));
-  return transaction.Commit();
+  LATHE_RETURN_IF_ERROR(fault::Hit("store.create_job"));
+  LATHE_RETURN_IF_ERROR(transaction.Commit());
+  fault::Pass("store.created_job");
+  return absl::OkStatus();
 }
 
 absl::Status SqliteStore::UpdateJobLocked(const Job& job) {
@@ -175,7 +179,10 @@ absl::Status SqliteStore::Commit(const std::vector<JobChange>& changes) {
                                 .Run());
     }
   }
-  return transaction.Commit();
+  LATHE_RETURN_IF_ERROR(fault::Hit("store.commit"));
+  LATHE_RETURN_IF_ERROR(transaction.Commit());
+  fault::Pass("store.committed");
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Job> SqliteStore::GetJob(const JobId& id) {
@@ -254,6 +261,7 @@ absl::StatusOr<std::vector<JobEvent>> SqliteStore::Events(const JobId& id, int64
 
 absl::Status SqliteStore::PutStep(const StepRecord& step) {
   const MutexLock lock(steps_mutex_);
+  LATHE_RETURN_IF_ERROR(fault::Hit("store.step"));
   // A new row with a new cursor, so that who watches sees the repeated step of a later attempt.
   return steps_.Prepare("INSERT OR REPLACE INTO steps(job, step, attempt, payload) VALUES(?,?,?,?)")
       .Bind(step.job.value())
@@ -286,6 +294,7 @@ absl::StatusOr<std::optional<StepRecord>> SqliteStore::LastStep(const JobId& id)
 }
 
 absl::Status SqliteStore::PutDataset(const Dataset& dataset) {
+  LATHE_RETURN_IF_ERROR(fault::Hit("store.dataset"));
   const MutexLock lock(mutex_);
   absl::Status status = state_.Prepare("INSERT INTO datasets VALUES(?,?,?,?)")
                             .Bind(dataset.project)
@@ -324,6 +333,7 @@ absl::Status SqliteStore::DeleteDataset(const std::string& name) {
 }
 
 absl::Status SqliteStore::PutModel(const Model& model) {
+  LATHE_RETURN_IF_ERROR(fault::Hit("store.model"));
   const MutexLock lock(mutex_);
   return InsertModelLocked(model);
 }

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/agent/ending.h"
 
 namespace lathe::agent {
@@ -109,6 +110,7 @@ bool Agent::Install(Session* session) {
 }
 
 absl::Status Agent::ServeSession(Session& session) {
+  fault::Pass("agent.connect");
   outbox_.Rewind();
   std::stop_source writer_stop = WriterStop();
   std::jthread writer([&] { WriteLoop(session, writer_stop.get_token()); });
@@ -183,6 +185,8 @@ void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
       if (std::optional<pb::AssignmentUpdate> update = outbox_.Next()) {
         // Its answer says that the end has arrived.
         urgent = update->has_ended();
+        if (urgent && !fault::Hit("agent.ended").ok()) return;
+        if (!fault::Hit("agent.update").ok()) return;
         pb::AgentMessage message;
         *message.mutable_update() = *std::move(update);
         if (!session.Write(message)) return;
@@ -195,6 +199,7 @@ void Agent::WriteUpdates(Session& session, const std::stop_token& stop) {
     message.mutable_heartbeat()->set_sequence(outbox_.NextHeartbeat());
     message.mutable_heartbeat()->set_draining(drains);
     told = drains;
+    if (!fault::Hit("agent.heartbeat").ok()) return;
     if (!session.Write(message)) return;
     probe_.OnHeartbeat();
     next_heartbeat = Clock::now() + std::chrono::duration_cast<Clock::duration>(Chrono(interval));
@@ -227,8 +232,10 @@ void Agent::Handle(const pb::CoordinatorMessage& message) {
     case pb::CoordinatorMessage::kHeartbeat:
       return outbox_.OnHeartbeatAnswer(message.heartbeat().sequence());
     case pb::CoordinatorMessage::kAssignment:
+      fault::Pass("agent.assignment");
       return HandleAssignment(message.assignment());
     case pb::CoordinatorMessage::kCancel:
+      fault::Pass("agent.cancel");
       return HandleCancel(message.cancel());
     default:
       break;
@@ -261,6 +268,7 @@ void Agent::HandleRegistered(const pb::Registered& registered) {
     ever_registered_ = true;
   }
   changed_.notify_all();
+  fault::Pass("agent.registered");
   gate_.SetOpen(true);
   probe_.SetConnected(true);
   probe_.OnConnect();

@@ -7,6 +7,7 @@
 #include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/agent/ending.h"
 #include "worker/agent/rendezvous_socket.h"
 #include "worker/agent/text_line.h"
@@ -103,6 +104,7 @@ void AssignmentRun::Run(const std::stop_token& stop) {
                                              absl::StrCat("its result has ", ended.ByteSizeLong(),
                                                           " bytes; at most ", kMaxEndedBytes)));
   }
+  fault::Pass("agent.clean");
   std::error_code error;
   fs::remove_all(folders_.root, error);
   if (error) LogWarning(absl::StrCat(folders_.root.string(), ": remove: ", error.message()));
@@ -138,11 +140,13 @@ pb::Ended AssignmentRun::Execute(const std::stop_token& stop) {
 absl::Status AssignmentRun::FetchInputs(const std::stop_token& stop) {
   LATHE_RETURN_IF_ERROR(ValidateAssignment(assignment_, parts_.options));
   LATHE_RETURN_IF_ERROR(MakeFolders(folders_));
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.fetch"));
   for (const auto& [name, tree] : assignment_.inputs()) {
     const absl::Status status = Annotate(
         parts_.transfers.FetchTree(tree, folders_.input(name), stop), absl::StrCat("input ", name));
     LATHE_RETURN_IF_ERROR(name == kResumeInput ? MarkBadCheckpoint(status) : status);
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.fetched"));
   return stop.stop_requested() ? absl::CancelledError("stopped") : absl::OkStatus();
 }
 
@@ -154,6 +158,7 @@ absl::StatusOr<ChildStory> AssignmentRun::RunChild() {
   request.environment = ChildEnvironment(task, folders_, parts_.options);
   request.working_folder = folders_.work();
   if (OwnsRendezvous(task)) {
+    LATHE_RETURN_IF_ERROR(fault::Hit("agent.rendezvous"));
     LATHE_ASSIGN_OR_RETURN(RendezvousSocket rendezvous, BindRendezvous());
     listener_socket_ = std::move(rendezvous.fd);
     request.inherited = {listener_socket_.get()};
@@ -161,12 +166,15 @@ absl::StatusOr<ChildStory> AssignmentRun::RunChild() {
     *update.mutable_rendezvous() = rendezvous.address;
     Push(std::move(update));
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.spawn"));
   absl::StatusOr<ChildStory> story = supervisor_.Run(parts_.spawner, std::move(request), task);
   if (story.ok()) parts_.probe.AddChildProcesses(-1);
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.reaped"));
   return story;
 }
 
 void AssignmentRun::AddOutputs(pb::Ended& ended, const std::stop_token& stop) {
+  fault::Pass("agent.outputs");
   absl::StatusOr<v1::FileTree> outputs = parts_.transfers.UploadFolder(
       folders_.output(), assignment_.job_id(), assignment_.attempt(), stop);
   if (outputs.ok()) {
@@ -182,6 +190,7 @@ void AssignmentRun::OnStarted(pid_t pid) {
   // The child has its own copy; with ours open, peers of a dead rank 0 would wait for an answer.
   listener_socket_.Reset();
   parts_.probe.AddChildProcesses(1);
+  fault::Pass("agent.spawned");
   pb::AssignmentUpdate update;
   update.mutable_started()->set_pid(pid);
   Push(std::move(update));

@@ -8,6 +8,7 @@
 #include "common/base/id.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/agent/file_tree.h"
 
 namespace lathe::agent {
@@ -80,6 +81,7 @@ void CheckpointRelay::Run(const std::stop_token& stop) {
 
 absl::StatusOr<v1::FileTree> CheckpointRelay::Store(const std::string& name,
                                                     const std::stop_token& stop) {
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.checkpoint"));
   const std::filesystem::path folder = origin_.folder / name;
   LATHE_RETURN_IF_ERROR(CheckFolder(folder));
   return transfers_.UploadFolder(folder, origin_.job_id, origin_.attempt, stop);
@@ -93,6 +95,7 @@ void CheckpointRelay::Upload(const pb::CheckpointWritten& written, const std::st
                                    " is not stored: ", files.status().message()));
   }
   pb::SavedCheckpoint saved;
+  fault::Pass("agent.checkpoint_stored");
   saved.set_step(written.step());
   *saved.mutable_files() = *files;
   publish_(std::move(saved));

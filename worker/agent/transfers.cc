@@ -12,6 +12,7 @@
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/agent/file_tree.h"
 
 namespace lathe::agent {
@@ -111,7 +112,8 @@ absl::Status Transfers::FetchTree(const v1::FileTree& tree, const fs::path& fold
 
 absl::Status Transfers::FetchFile(const v1::FileRef& file, const fs::path& target,
                                   const std::stop_token& stop) {
-  const auto download = [&](int64_t offset, BlobCache::Sink sink) {
+  const auto download = [&](int64_t offset, BlobCache::Sink sink) -> absl::Status {
+    LATHE_RETURN_IF_ERROR(fault::Hit("agent.download"));
     const auto counted = [&](absl::string_view bytes) {
       probe_.OnDownload(static_cast<int64_t>(bytes.size()));
       return sink(bytes);
@@ -151,6 +153,7 @@ absl::Status Transfers::UploadOnce(int fd, pb::UploadBlobStart start, const std:
   LATHE_ASSIGN_OR_RETURN(const pb::GetBlobStatusResponse held,
                          channel_.GetBlobStatus(start.blob().sha256(), stop));
   if (held.complete()) return absl::OkStatus();
+  LATHE_RETURN_IF_ERROR(fault::Hit("agent.upload"));
   int64_t offset = std::clamp<int64_t>(held.size(), 0, start.blob().size());
   start.set_offset(offset);
   const auto source = [&]() -> absl::StatusOr<std::string> {

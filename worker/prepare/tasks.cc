@@ -8,6 +8,7 @@
 #include "common/base/exit_codes.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "common/spec_proto/job_spec_proto.h"
 #include "worker/data/dataset.h"
 #include "worker/formats/import.h"
@@ -98,6 +99,7 @@ absl::StatusOr<Done> Prepare(const internal::v1::PrepareTask& task, DatasetOptio
   LATHE_ASSIGN_OR_RETURN(options.spec, FromProto(task.spec()));
   LATHE_RETURN_IF_ERROR(ValidateForData(options.spec));
   LATHE_ASSIGN_OR_RETURN(const auto model, LoadModel(task.model_dir(), link, options));
+  LATHE_RETURN_IF_ERROR(fault::Hit("prepare.rows"));
   LATHE_ASSIGN_OR_RETURN(
       const DatasetReport report,
       PrepareDataset({task.data_path(), task.format()}, *model, task.output_dir(), options));
@@ -130,6 +132,7 @@ absl::StatusOr<Done> ReceiveAndRun(ChildChannel& channel) {
     return absl::InvalidArgumentError("lathe-prepare: the first message must be a task");
   }
   ParentLink link(channel);
+  fault::Pass("prepare.start");
   LATHE_RETURN_IF_ERROR(link.Report("start", 0));
   return RunTask(first.task(), link);
 }
@@ -155,8 +158,10 @@ absl::StatusOr<Done> RunTask(const Task& task, ParentLink& link) {
 
 int RunAsChild(ChildChannel& channel) {
   absl::StatusOr<Done> done = ReceiveAndRun(channel);
+  fault::Pass("prepare.result");
   absl::Status status = done.status();
   if (done.ok()) status = SendDone(channel, *std::move(done));
+  fault::Pass("prepare.told");
   return status.ok() ? kExitOk : SendFailed(channel, status);
 }
 

@@ -16,6 +16,7 @@
 #include "common/base/human.h"
 #include "common/base/log.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/data/shard.h"
 #include "worker/engine/eval/canary.h"
 #include "worker/engine/eval/held_out.h"
@@ -138,6 +139,7 @@ absl::Status Measure(Session& session, const TrainTask& task, Communicator& grou
                      TrainObserver& observer) {
   if (session.validation.num_rows() == 0) return absl::OkStatus();
   observer.OnPhase("evaluate");
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.evaluate"));
   // B of a new adapter is zero: the base gives the same numbers with less work.
   const std::string adapter = before && task.parent_dir.empty() ? "" : session.adapter;
   LATHE_ASSIGN_OR_RETURN(const Evaluation evaluation,
@@ -173,6 +175,7 @@ absl::Status Resume(const TrainTask& task, const CheckpointContext& context, boo
   LATHE_RETURN_IF_ERROR(ResumeFrom(checkpoint, context,
                                    DescribeMachine(task.spec.device, task.threads), prove, trainer,
                                    resumed));
+  LATHE_RETURN_IF_ERROR(fault::Hit("resume.restored"));
   LogInfo(absl::StrFormat("goes on after step %d of %d, from a checkpoint of attempt %d",
                           resumed.step, trainer.num_steps(), checkpoint.manifest.attempt));
   return absl::OkStatus();
@@ -304,11 +307,14 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   LATHE_ASSIGN_OR_RETURN(CudaRank seat, TakeSeat(task, observer));
   SetUpTorchProcess(task.threads);
   observer.OnPhase("load");
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.load"));
   LATHE_ASSIGN_OR_RETURN(Session session, LoadSession(task, seat.device));
   LATHE_RETURN_IF_ERROR(CheckStop(stop));
   if (seat.group == nullptr) {
     observer.OnPhase("rendezvous");
+    LATHE_RETURN_IF_ERROR(fault::Hit("train.join"));
     LATHE_ASSIGN_OR_RETURN(seat.group, task.join());
+    LATHE_RETURN_IF_ERROR(fault::Hit("train.joined"));
   }
   const std::unique_ptr<Communicator>& group = seat.group;
 
@@ -321,7 +327,9 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
   LATHE_RETURN_IF_ERROR(Measure(session, task, *group, /*before=*/false, observer));
 
   observer.OnPhase("export");
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.export"));
   LATHE_ASSIGN_OR_RETURN(const std::string sha256, Export(session, task, group->rank()));
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.exported"));
   LATHE_RETURN_IF_ERROR(CheckSameOnAllRanks(sha256, *group));
   LogInfo(absl::StrCat(ResultKind(task.spec), " sha256 ", sha256));
   TrainResult result{.adapter_sha256 = sha256,
@@ -331,6 +339,7 @@ absl::StatusOr<TrainResult> RunTrainTask(const TrainTask& task, TrainObserver& o
                      .resume_verified = resumed.verified};
   if (group->rank() != 0) return result;
   observer.OnPhase("verify");
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.verify"));
   LATHE_ASSIGN_OR_RETURN(result.parity, Verify(session, task, seat.device));
   return result;
 }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "common/spec_proto/job_spec_proto.h"
 #include "common/wire/child_channel.h"
 #include "lathe/internal/v1/child.pb.h"
@@ -112,8 +113,10 @@ absl::Status Report(const absl::StatusOr<pb::Done>& result, ChildChannel& channe
     last.mutable_failed()->set_code(static_cast<int>(result.status().code()));
     last.mutable_failed()->set_message(std::string(result.status().message()));
   }
+  fault::Pass("trainer.result");
   // An agent that is gone needs no answer.
   (void)channel.Send(last);
+  fault::Pass("trainer.told");
   return absl::IsCancelled(result.status()) ? absl::OkStatus() : result.status();
 }
 
@@ -122,6 +125,7 @@ absl::Status Report(const absl::StatusOr<pb::Done>& result, ChildChannel& channe
 absl::Status RunWorkerCommand() {
   prctl(PR_SET_PDEATHSIG, SIGKILL);
   ChildChannel channel((UniqueFd(kChildChannelFd)));
+  fault::Pass("trainer.start");
   pb::ParentMessage first;
   if (const absl::Status status = channel.Receive(first); !status.ok()) {
     return absl::UnavailableError(

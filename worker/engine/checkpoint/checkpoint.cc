@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 
 namespace lathe {
 namespace {
@@ -66,12 +67,15 @@ absl::StatusOr<Checkpoint> Open(const fs::path& dir) {
 
 absl::StatusOr<PendingCheckpoint> PendingCheckpoint::Write(const fs::path& folder,
                                                            const std::vector<TensorView>& state) {
+  LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.begin"));
   LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
   LATHE_ASSIGN_OR_RETURN(TempFolder temp, TempFolder::Make(kTempPrefix, folder));
   // Of the bytes that were meant: what a disk made of them is noticed when they are read.
   LATHE_ASSIGN_OR_RETURN(std::string sha256, Sha256OfSafetensors(state));
   const fs::path path = temp.path() / kStateName;
+  LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.write"));
   LATHE_RETURN_IF_ERROR(WriteSafetensors(path, state));
+  LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.written"));
   std::error_code error;
   const auto size = static_cast<int64_t>(fs::file_size(path, error));
   if (error) return ErrnoToStatus(error.value(), absl::StrCat(path.string(), ": size"));
@@ -80,6 +84,7 @@ absl::StatusOr<PendingCheckpoint> PendingCheckpoint::Write(const fs::path& folde
 
 absl::StatusOr<fs::path> PendingCheckpoint::Publish(CheckpointManifest manifest) {
   manifest.files = {state_};
+  LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.manifest"));
   fs::path target = folder_ / NameOf(manifest.step);
   LATHE_RETURN_IF_ERROR(
       WriteFileAtomically(temp_.path() / kManifestName, ManifestToText(manifest)));
@@ -88,11 +93,13 @@ absl::StatusOr<fs::path> PendingCheckpoint::Publish(CheckpointManifest manifest)
     if (OpenCheckpoint(target).ok()) return target;
     LATHE_RETURN_IF_ERROR(Remove(target));
   }
+  LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.publish"));
   LATHE_RETURN_IF_ERROR(temp_.PublishAs(target));
   return target;
 }
 
 absl::StatusOr<Checkpoint> OpenCheckpoint(const fs::path& dir) {
+  LATHE_RETURN_IF_ERROR(fault::Hit("resume.open"));
   absl::StatusOr<Checkpoint> checkpoint = Open(dir);
   if (checkpoint.ok()) return checkpoint;
   // A file that is cut cannot be mapped as what it was: damage too.
@@ -118,7 +125,10 @@ absl::Status KeepNewestCheckpoints(const fs::path& folder, int keep) {
   all.resize(all.size() - std::min(all.size(), static_cast<size_t>(keep)));
   LATHE_ASSIGN_OR_RETURN(const std::vector<fs::path> left, List(folder, kTempPrefix));
   all.insert(all.end(), left.begin(), left.end());
-  for (const fs::path& dir : all) LATHE_RETURN_IF_ERROR(Remove(dir));
+  for (const fs::path& dir : all) {
+    LATHE_RETURN_IF_ERROR(fault::Hit("checkpoint.prune"));
+    LATHE_RETURN_IF_ERROR(Remove(dir));
+  }
   return absl::OkStatus();
 }
 

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "common/base/status.h"
+#include "common/fault/fault.h"
 #include "worker/engine/train/plan/random.h"
 #include "worker/engine/train/plan/weight_decay.h"
 
@@ -105,6 +106,7 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   parameters_.gradients().div_(static_cast<double>(plan.trained_tokens));
   timing.grad_norm = ClipGradNorm(parameters_.gradients(), spec_.max_grad_norm);
   LATHE_RETURN_IF_ERROR(CheckGradNorm(plan, timing.grad_norm));
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.optimizer"));
   timing.learning_rate = LearningRate(schedule_, num_done_);
   optimizer_.Step(parameters_.gradients(), timing.learning_rate);
   lap.AddTo(timing.optimizer);
@@ -117,6 +119,7 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   busy_ += timing.step;
   stopped_ = losses[-1].item<double>() > 0;
   const StepStats stats = ReadStats(plan, losses, timing);
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.report"));
   parts_.observer.OnStep(stats);
   return stats;
 }
@@ -174,6 +177,7 @@ absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool s
   for (size_t i = 0; i < num_micro_batches; ++i) {
     if (!IsOwnMicroBatch(i, parts_.group.rank(), parts_.group.size())) continue;
     parts_.observer.OnPhase("train");
+    LATHE_RETURN_IF_ERROR(fault::Hit("train.micro_batch"));
     own.emplace_back(i, RunMicroBatch(plan, i, timing));
     if (i == 0 && probe_) {
       const auto loss = own[0].second.item<double>();
@@ -191,7 +195,9 @@ absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool s
 
 absl::Status Trainer::Reduce(at::Tensor& losses) {
   parts_.observer.OnPhase("reduce");
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.reduce"));
   LATHE_RETURN_IF_ERROR(buckets_.Finish());
+  LATHE_RETURN_IF_ERROR(fault::Hit("train.reduced"));
   return parts_.group.AllReduceSum(losses);
 }
 
