@@ -11,6 +11,7 @@ namespace lathe {
 namespace {
 
 constexpr char kBadCheckpoint[] = "lathe/bad-checkpoint";
+constexpr char kDiskFull[] = "lathe/disk-full";
 
 }  // namespace
 
@@ -25,8 +26,16 @@ bool IsBadCheckpoint(const absl::Status& status) {
   return status.GetPayload(kBadCheckpoint).has_value();
 }
 
+absl::Status MarkDiskFull(absl::Status status) {
+  status.SetPayload(kDiskFull, absl::Cord());
+  return status;
+}
+
+bool IsDiskFull(const absl::Status& status) { return status.GetPayload(kDiskFull).has_value(); }
+
 int ExitCodeFor(const absl::Status& status) {
   if (IsBadCheckpoint(status)) return kExitBadCheckpoint;
+  if (IsDiskFull(status)) return kExitDiskFull;
   switch (status.code()) {
     case absl::StatusCode::kOk:
       return kExitOk;
@@ -51,6 +60,8 @@ FailureCause CauseOfExit(int wait_status) {
       return FailureCause::kNone;
     case kExitUserError:
       return FailureCause::kUser;
+    case kExitDiskFull:
+      return FailureCause::kDisk;
     case kExitPeerLost:
       return FailureCause::kPeerLost;
     case kExitBadCheckpoint:

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "common/base/exit_codes.h"
 #include "common/base/status.h"
 #include "common/fault/fault.h"
 
@@ -70,7 +71,7 @@ absl::Status ErrnoToStatus(int error, absl::string_view context) {
   switch (error) {
     case ENOSPC:
     case EDQUOT:
-      return absl::ResourceExhaustedError(message);
+      return MarkDiskFull(absl::ResourceExhaustedError(message));
     case ENOENT:
       return absl::NotFoundError(message);
     case EACCES:

@@ -30,9 +30,9 @@ class UniqueFd {
   int fd_ = -1;
 };
 
-// errno as a Status: ENOSPC and EDQUOT become ResourceExhausted, ENOENT NotFound, EACCES
-// PermissionDenied, EEXIST AlreadyExists, everything else Internal. The message is "context:
-// strerror".
+// errno as a Status: ENOSPC and EDQUOT become ResourceExhausted, marked as IsDiskFull() asks,
+// ENOENT NotFound, EACCES PermissionDenied, EEXIST AlreadyExists, everything else Internal. The
+// message is "context: strerror".
 absl::Status ErrnoToStatus(int error, absl::string_view context);
 
 // Refuses files over max_bytes with InvalidArgument before reading them.

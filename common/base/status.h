@@ -4,6 +4,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 
 // The one error channel. Abseil 20220623 has no such macros yet.
@@ -25,10 +26,13 @@
 
 namespace lathe {
 
-// The same code with "context: " before the message. Context is added on the way up.
+// The same code and marks with "context: " before the message. Context is added on the way up.
 inline absl::Status Annotate(const absl::Status& status, absl::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), absl::StrCat(context, ": ", status.message()));
+  absl::Status annotated(status.code(), absl::StrCat(context, ": ", status.message()));
+  status.ForEachPayload(
+      [&](absl::string_view mark, const absl::Cord& value) { annotated.SetPayload(mark, value); });
+  return annotated;
 }
 
 }  // namespace lathe

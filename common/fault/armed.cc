@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "common/fault/fault.h"
@@ -61,6 +62,13 @@ bool Claim(const Armed& armed) {
   return true;
 }
 
+absl::Status ErrorOf(const Plan& plan) {
+  absl::Status status(plan.code, absl::StrCat("fault at ", plan.point));
+  // As common/base/exit_codes.h marks it, which lies above this.
+  if (absl::IsResourceExhausted(status)) status.SetPayload("lathe/disk-full", absl::Cord());
+  return status;
+}
+
 absl::Status Fire(const Plan& plan) {
   switch (plan.action) {
     case Action::kKill:
@@ -73,7 +81,7 @@ absl::Status Fire(const Plan& plan) {
       absl::SleepFor(absl::Milliseconds(plan.delay_ms));
       break;
     case Action::kError:
-      return absl::Status(plan.code, absl::StrCat("fault at ", plan.point));
+      return ErrorOf(plan);
   }
   return absl::OkStatus();
 }

@@ -6,6 +6,8 @@ absl::string_view EndCauseName(EndCause cause) {
   switch (cause) {
     case EndCause::kMachine:
       return "machine";
+    case EndCause::kDisk:
+      return "disk";
     case EndCause::kCheckpoint:
       return "checkpoint";
     case EndCause::kUser:
@@ -23,8 +25,9 @@ absl::string_view EndCauseName(EndCause cause) {
 }
 
 EndCause ParseEndCause(absl::string_view name) {
-  for (const EndCause cause : {EndCause::kMachine, EndCause::kCheckpoint, EndCause::kUser,
-                               EndCause::kBug, EndCause::kPeerLost, EndCause::kCancelled}) {
+  for (const EndCause cause :
+       {EndCause::kMachine, EndCause::kDisk, EndCause::kCheckpoint, EndCause::kUser, EndCause::kBug,
+        EndCause::kPeerLost, EndCause::kCancelled}) {
     if (name == EndCauseName(cause)) return cause;
   }
   return EndCause::kBug;

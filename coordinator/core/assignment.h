@@ -40,7 +40,7 @@ struct RendezvousPoint {
 
 // In the order of blame: of several failures in a gang the first of these explains the others. A
 // survivor of a killed process may report anything, so a machine's failure comes first.
-enum class EndCause { kMachine, kCheckpoint, kUser, kBug, kPeerLost, kCancelled, kNone };
+enum class EndCause { kMachine, kDisk, kCheckpoint, kUser, kBug, kPeerLost, kCancelled, kNone };
 
 absl::string_view EndCauseName(EndCause cause);  // "machine", ..., "".
 EndCause ParseEndCause(absl::string_view name);  // Unknown names are kBug.

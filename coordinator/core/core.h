@@ -152,6 +152,7 @@ class Core {
   void CancelGang(Run& run, absl::Time now, Effects& out);
   void PauseGang(const Run& run, Effects& out) const;
   void Pause(Run& run, absl::Time now, Effects& out) const;
+  void PauseForSpace(Run& run, const Ended& blame, absl::Time now, Effects& out) const;
   void EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Effects& out);
   void EndAllOn(const WorkerId& worker, const std::string& why, absl::Time now, Effects& out);
   void Conclude(Run& run, absl::Time now, Effects& out);

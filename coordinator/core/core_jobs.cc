@@ -192,6 +192,16 @@ void Core::Pause(Run& run, absl::Time now, Effects& out) const {
   Record(run, now, step > 0 ? absl::StrCat("paused after step ", step) : "paused", out);
 }
 
+// Another attempt would fill the disk as this one did: a person decides when it goes on.
+void Core::PauseForSpace(Run& run, const Ended& blame, absl::Time now, Effects& out) const {
+  run.job.failure_cause = std::string(EndCauseName(blame.cause));
+  Move(run, JobState::kPausing);
+  Pause(run, now, out);
+  run.job.reason = absl::StrCat(
+      blame.message, "; free some space and go on with: lathe jobs resume ", run.job.id.value());
+  Record(run, now, blame.message, out);
+}
+
 void Core::Move(Run& run, JobState to) const {
   if (!CanMove(run.job.state, to)) {
     LogError(absl::StrCat(run.job.id.value(), ": cannot move from ", JobStateName(run.job.state),
@@ -376,6 +386,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
     FinishTrain(run, outcomes, now, out);
   } else if (moves) {
     MoveElsewhere(run, now, out);
+  } else if (blame->cause == EndCause::kDisk) {
+    PauseForSpace(run, *blame, now, out);
   } else if (blame->cause == EndCause::kUser || blame->cause == EndCause::kBug) {
     Fail(run, *blame, now, out);
   } else if (blame->cause == EndCause::kCheckpoint) {

@@ -29,6 +29,8 @@ std::string CauseName(FailureCause cause) {
       return "machine";
     case FailureCause::kCheckpoint:
       return "checkpoint";
+    case FailureCause::kDisk:
+      return "disk";
     case FailureCause::kNone:
     case FailureCause::kBug:
       break;
@@ -45,6 +47,8 @@ absl::StatusCode CodeOf(FailureCause cause) {
       return absl::StatusCode::kUnavailable;
     case FailureCause::kCheckpoint:
       return absl::StatusCode::kDataLoss;
+    case FailureCause::kDisk:
+      return absl::StatusCode::kResourceExhausted;
     case FailureCause::kNone:
     case FailureCause::kBug:
       break;
@@ -138,6 +142,7 @@ pb::Ended EndedByAgent(const std::string& source, const absl::Status& status) {
                    absl::StrCat(source, ": ", status.message()));
   };
   if (IsBadCheckpoint(status)) return failure("checkpoint");
+  if (IsDiskFull(status)) return failure("disk");
   // The coordinator must not send such a thing.
   return failure(absl::IsInvalidArgument(status) ? "bug" : "machine");
 }

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "common/base/exit_codes.h"
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -162,7 +163,9 @@ absl::Status Transfers::UploadOnce(int fd, pb::UploadBlobStart start, const std:
     probe_.OnUpload(static_cast<int64_t>(chunk.size()));
     return chunk;
   };
-  return channel_.UploadBlob(start, source, stop);
+  const absl::Status status = channel_.UploadBlob(start, source, stop);
+  return absl::IsResourceExhausted(status) ? MarkDiskFull(Annotate(status, "the coordinator"))
+                                           : status;
 }
 
 }  // namespace lathe::agent

@@ -3,6 +3,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cerrno>
+
+#include "common/base/file.h"
+#include "common/base/status.h"
+
 namespace lathe {
 namespace {
 
@@ -14,6 +19,7 @@ TEST(ExitCodesTest, CausesAreToldApart) {
   EXPECT_EQ(CauseOfExit(Exited(64)), FailureCause::kUser);
   EXPECT_EQ(CauseOfExit(Exited(70)), FailureCause::kBug);
   EXPECT_EQ(CauseOfExit(Exited(75)), FailureCause::kPeerLost);
+  EXPECT_EQ(CauseOfExit(Exited(74)), FailureCause::kDisk);
   EXPECT_EQ(CauseOfExit(Exited(76)), FailureCause::kCheckpoint);
   EXPECT_EQ(CauseOfExit(Exited(1)), FailureCause::kBug);
   EXPECT_EQ(CauseOfExit(Signalled(9)), FailureCause::kMachine);
@@ -35,6 +41,14 @@ TEST(ExitCodesTest, ABadCheckpointHasACodeOfItsOwnWhateverItsStatus) {
   EXPECT_FALSE(
       IsBadCheckpoint(MarkBadCheckpoint(absl::UnavailableError("the disk answers later"))));
   EXPECT_TRUE(MarkBadCheckpoint(absl::OkStatus()).ok());
+}
+
+TEST(ExitCodesTest, AFullDiskIsToldFromMemoryThatIsFullAlsoUnderContext) {
+  const absl::Status full = Annotate(ErrnoToStatus(ENOSPC, "file"), "checkpoint");
+  EXPECT_TRUE(IsDiskFull(full)) << full;
+  EXPECT_EQ(ExitCodeFor(full), kExitDiskFull);
+  EXPECT_FALSE(IsDiskFull(absl::ResourceExhaustedError("out of memory")));
+  EXPECT_FALSE(IsDiskFull(ErrnoToStatus(EIO, "file")));
 }
 
 TEST(ExitCodesTest, DescriptionNamesTheSignal) {

@@ -55,6 +55,27 @@ TEST(CoreCheckpointTest, TheNextAttemptGoesOnFromTheNewestCheckpoint) {
   EXPECT_EQ(driver.dropped, FileTree({older[0], newer[0], between[0]}));
 }
 
+TEST(CoreCheckpointTest, ADiskWithoutSpacePausesTheJobWithTheReasonAndCostsNoRestart) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddWorker("b", 1);
+  driver.AddJob("job-1", 2, /*max_restarts=*/0);
+  driver.FinishPrepare("job-1");
+  const auto gang = driver.Running("job-1");
+  driver.End(gang[1], CoreDriver::Failure(EndCause::kPeerLost, "rank 1 on b: peer lost"));
+  driver.End(gang[0], CoreDriver::Failure(EndCause::kDisk, "rank 0 on a: no space"));
+  const Job& job = driver.jobs["job-1"];
+  EXPECT_EQ(job.state, JobState::kPaused);
+  EXPECT_EQ(job.failure_cause, "disk");
+  EXPECT_EQ(job.reason,
+            "rank 0 on a: no space; free some space and go on with: lathe jobs resume job-1");
+  EXPECT_EQ(driver.events["job-1"].back().message, "rank 0 on a: no space");
+  driver.Resume("job-1");
+  driver.FinishTrain("job-1");
+  EXPECT_EQ(job.state, JobState::kSucceeded);
+  EXPECT_EQ(job.attempt, 2);
+}
+
 TEST(CoreCheckpointTest, ACheckpointThatCannotBeUsedIsGivenUpForTheOneBeforeAndThenForTheStart) {
   CoreDriver driver;
   driver.AddWorker("a", 1);
