@@ -30,6 +30,7 @@ struct Flags {
   double orphan_seconds = 900;
   double missing_grace_seconds = 5;
   double cancel_timeout_seconds = 60;
+  double hang_seconds = 30;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -48,6 +49,10 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--missing-grace-seconds", flags.missing_grace_seconds,
                  "a worker that came back without a process: time to report how that ended")
       ->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--hang-seconds", flags.hang_seconds,
+                 "a training without progress for so long (or five steps) stands still; thirty "
+                 "times that while it loads, exports, writes")
+      ->check(CLI::Range(0.1, 86400.0));
   app.add_option("--cancel-timeout-seconds", flags.cancel_timeout_seconds,
                  "a process that was told to end no longer holds up its job after this")
       ->check(CLI::Range(0.1, 3600.0));
@@ -68,7 +73,10 @@ void Finish(Flags& flags) {
   options.core.lease = absl::Seconds(flags.lease_seconds);
   options.core.missing_grace = absl::Seconds(flags.missing_grace_seconds);
   options.core.cancel_timeout = absl::Seconds(flags.cancel_timeout_seconds);
+  options.core.hang.step = absl::Seconds(flags.hang_seconds);
+  options.core.hang.slow = 30 * options.core.hang.step;
   options.core.restart_grace = absl::Seconds(flags.restart_grace_seconds);
+  options.hang_folder = flags.server.data_dir / "hangs";
   options.heartbeat_interval = options.core.lease / 4;
   options.orphan_timeout = absl::Seconds(flags.orphan_seconds);
   options.chat_idle_timeout = absl::Seconds(flags.chat_idle_seconds);

@@ -189,6 +189,7 @@ void Core::Tick(absl::Time now, Effects& out) {
   }
   ExpireAssignments(now, out);
   ExpireErrands(now, out);
+  EndHangs(now, out);
   fleet_.Forget(now - options_.forget_worker_after);
   Schedule(now, out);
 }
@@ -233,6 +234,7 @@ absl::Time Core::NextDeadline() const {
                      assignment.cancel_time + options_.cancel_timeout});
   }
   for (const auto& [id, errand] : errands_) next = std::min(next, errand.deadline);
+  next = std::min(next, NextHangCheck());
   // In the past once it was reached and scheduled: InfinitePast() then.
   if (place_not_before_ != absl::InfinitePast()) next = std::min(next, place_not_before_);
   return next;
@@ -264,7 +266,8 @@ void Core::Cancel(Assignment& assignment, absl::Time now, Effects& out) {
 void Core::SendCancel(const Assignment& assignment, Effects& out) {
   const Run* run = FindRun(assignment.owner);
   const bool goes_on = run != nullptr && run->job.state != JobState::kCancelling;
-  out.commands.push_back({Command::Kind::kCancel, assignment, {}, goes_on});
+  const bool hung = run != nullptr && run->hung;
+  out.commands.push_back({Command::Kind::kCancel, assignment, {}, goes_on, hung});
 }
 
 // "rank 1 on worker-2", "import on worker-1".

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "coordinator/core/assignment.h"
 #include "coordinator/core/fleet.h"
+#include "coordinator/core/hang.h"
 #include "coordinator/core/place.h"
 #include "coordinator/core/records.h"
 
@@ -27,6 +28,8 @@ struct CoreOptions {
   // A process that was told to end and does not within this time no longer holds up its job. Its
   // slots stay taken until its worker says that it ended.
   absl::Duration cancel_timeout = absl::Seconds(60);
+  // Of the ranks of a training.
+  HangOptions hang;
   // Lost and left workers are listed for so long.
   absl::Duration forget_worker_after = absl::Hours(1);
   int max_unfinished_jobs = 1000;
@@ -39,6 +42,16 @@ struct Command {
   Assignment assignment;
   RendezvousPoint rendezvous;
   bool keep_checkpoint = false;  // Of kCancel: the job goes on.
+  bool diagnose = false;         // Of kCancel: it stands still; where, is to be found out first.
+};
+
+// A training that stood still: what its ranks said last, by rank.
+struct HangReport {
+  Job job;
+  Hang hang;
+  std::vector<std::string> workers = {};
+  std::vector<RankProgress> ranks;
+  absl::Time time;
 };
 
 struct ErrandEnd {
@@ -46,11 +59,13 @@ struct ErrandEnd {
   Ended ended;
 };
 
-// What the caller has to do, in this order: store `changes`, send `commands`, tell `errands`.
+// What the caller has to do, in this order: store `changes`, send `commands`, tell `errands`, keep
+// `hangs` for people.
 struct Effects {
   std::vector<JobChange> changes;
   std::vector<Command> commands;
   std::vector<ErrandEnd> errands;
+  std::vector<HangReport> hangs;
 };
 
 // Every decision of the coordinator: which job runs where, what a message of an agent means, when a
@@ -93,11 +108,13 @@ class Core {
   // else null, and the message counts for nothing.
   const Assignment* Accept(const WorkerId& worker, const AssignmentId& id, const std::string& owner,
                            int64_t attempt) const;
-  // REQUIRES for the next two: `assignment` came from Accept.
+  // REQUIRES for the next four: `assignment` came from Accept.
   void OnRendezvous(const Assignment& assignment, const RendezvousPoint& point, Effects& out);
   // Its files are stored. False: it is not newer than the job's and counts for nothing.
   bool OnCheckpoint(const Assignment& assignment, int64_t step, FileTree files, absl::Time now,
                     Effects& out);
+  void OnProgress(const Assignment& assignment, const std::string& phase, int64_t counter,
+                  int64_t collective, absl::Time now);
   void OnEvaluation(const Assignment& assignment, bool before, const Evaluation& evaluation,
                     Effects& out);
   // Also for assignments that Accept refuses: their slots come free.
@@ -126,6 +143,10 @@ class Core {
     std::vector<AssignmentId> gang;              // By rank; empty: nothing is placed.
     std::vector<std::optional<Ended>> outcomes;  // By rank.
     std::optional<RendezvousPoint> rendezvous;
+    std::vector<RankProgress> progress;  // Of a training, by rank.
+    // Between two signs of progress of a rank in one phase, the longest of this attempt.
+    absl::Duration longest;
+    bool hung = false;   // The gang is ending because it stood still.
     bool moves = false;  // The gang is ending because a worker of it is being stopped.
   };
   struct Errand {
@@ -163,6 +184,10 @@ class Core {
   void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);
+  absl::Time NextHangCheck() const;
+  void EndHangs(absl::Time now, Effects& out);
+  void EndHang(Run& run, Hang hang, absl::Time now, Effects& out);
+  static std::vector<RankProgress> Watched(const Run& run);
   Assignment& NewAssignment(const std::string& owner, const WorkerId& worker);
   std::string Where(const Assignment& assignment) const;
 

@@ -308,6 +308,9 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
   const Group& group = gang.groups[0];
   run.outcomes.assign(placement.workers.size(), std::nullopt);
   run.rendezvous.reset();
+  run.longest = absl::ZeroDuration();
+  run.hung = false;
+  run.progress.clear();
   for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
     const WorkerId& worker = placement.workers[rank];
     Assignment& assignment = NewAssignment(run.job.id.value(), worker);
@@ -319,6 +322,9 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
     assignment.slots = free_of_charge ? 0 : group.slots_per_rank;
     fleet_.Find(worker)->held[assignment.id] = assignment.slots;
     run.gang.push_back(assignment.id);
+    if (group.role == kStageTrain) {
+      run.progress.push_back({.rank = assignment.rank, .since = now});
+    }
     out.commands.push_back({Command::Kind::kStart, assignment, {}});
   }
   if (run.job.state == JobState::kQueued) Move(run, JobState::kRunning);

@@ -8,6 +8,7 @@
 #include "common/fault/fault.h"
 #include "common/spec/given.h"
 #include "coordinator/service/convert.h"
+#include "coordinator/service/hang_report.h"
 
 // Jobs, names, and what follows from a decision. Agents, errands and chats: coordinator_fleet.cc.
 
@@ -99,6 +100,10 @@ void Coordinator::Apply(const Effects& effects) {
   for (const Command& command : effects.commands) Send(command);
   if (!effects.commands.empty()) fault::Pass("coordinator.commanded");
   for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
+  for (const HangReport& hang : effects.hangs) {
+    const absl::Status status = KeepHangReport(options_.hang_folder, hang);
+    if (!status.ok()) LogWarning(status.ToString());
+  }
   probe_.OnFleet(core_.fleet());
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <functional>
 #include <map>
 #include <memory>
@@ -36,6 +37,7 @@ struct CoordinatorOptions {
   int64_t max_dataset_bytes = int64_t{4} << 30;
   int64_t max_model_bytes = int64_t{256} << 30;
   int64_t max_log_bytes_per_job = int64_t{64} << 20;
+  std::filesystem::path hang_folder;  // For what is known of trainings that stood still.
 };
 
 // The connection to an agent, as the coordinator needs it. Methods are called on the loop's thread

@@ -115,6 +115,9 @@ void Coordinator::OnUpdate(const AgentLink& link, const pb::AssignmentUpdate& up
       core_.OnRendezvous(*assignment, {update.rendezvous().host(), update.rendezvous().port()},
                          effects);
       break;
+    case pb::AssignmentUpdate::kPhase:
+      return core_.OnProgress(*assignment, update.phase().name(), update.phase().counter(),
+                              update.phase().collective(), clock_.Now());
     case pb::AssignmentUpdate::kEvaluation:
       core_.OnEvaluation(*assignment, update.evaluation().before(),
                          FromProto(update.evaluation().evaluation()), effects);
@@ -259,6 +262,7 @@ void Coordinator::Send(const Command& command) {
   if (command.kind == Command::Kind::kCancel) {
     message.mutable_cancel()->set_assignment_id(assignment.id.value());
     message.mutable_cancel()->set_keep_checkpoint(command.keep_checkpoint);
+    message.mutable_cancel()->set_diagnose(command.diagnose);
   } else if (command.kind == Command::Kind::kPause) {
     message.mutable_pause()->set_assignment_id(assignment.id.value());
   } else if (command.kind == Command::Kind::kRendezvous) {

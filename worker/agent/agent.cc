@@ -327,7 +327,7 @@ void Agent::HandleCancel(const pb::CancelAssignment& cancel) {
     const MutexLock lock(mu_);
     if (AssignmentRun* run = FindLocked(id); run != nullptr && !run->finished()) {
       if (cancel.keep_checkpoint()) run->KeepCheckpoint();
-      return run->Stop({"cancelled", "cancelled"});
+      return run->Stop({"cancelled", "cancelled", cancel.diagnose()});
     }
   }
   if (outbox_.EndedAssignments().contains(id)) return;  // On its way.

@@ -16,8 +16,9 @@ namespace pb = ::lathe::internal::v1;
 
 // Why the agent itself ended a child.
 struct StopReason {
-  std::string cause;    // "cancelled", "machine" or "bug".
-  std::string message;  // "cancelled", "this worker is being stopped", ...
+  std::string cause;      // "cancelled", "machine" or "bug".
+  std::string message;    // "cancelled", "this worker is being stopped", ...
+  bool diagnose = false;  // It stands still: what its threads do is printed first.
 };
 
 // What was seen of a child from its start to its end.

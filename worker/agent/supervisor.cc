@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <thread>
 #include <utility>
 
@@ -16,6 +17,7 @@
 #include "common/base/machine_memory.h"
 #include "common/base/status.h"
 #include "worker/agent/text_line.h"
+#include "worker/agent/thread_states.h"
 
 namespace lathe::agent {
 namespace {
@@ -183,7 +185,7 @@ void Supervisor::ReadLines(int fd, const std::stop_token& stop) {
 void Supervisor::Watch(ChildProcess& child, ChildChannel& channel) {
   Clock::time_point kill_at = Clock::time_point::max();
   while (true) {
-    Attend(channel, kill_at);
+    Attend(child, channel, kill_at);
     std::array<pollfd, 2> wait_for = {pollfd{child.pidfd(), POLLIN, 0},
                                       pollfd{wake_.get(), POLLIN, 0}};
     poll(wait_for.data(), wait_for.size(), PollTimeout(kill_at));
@@ -198,7 +200,14 @@ void Supervisor::Watch(ChildProcess& child, ChildChannel& channel) {
   }
 }
 
-void Supervisor::Attend(ChildChannel& channel, Clock::time_point& kill_at) {
+// What its threads do goes to its log; a trainer adds the stack of its main thread by itself.
+void Supervisor::Diagnose(pid_t pid) {
+  for (std::string& line : DescribeThreads(pid)) listener_.OnLine(std::move(line));
+  kill(pid, SIGUSR1);
+}
+
+void Supervisor::Attend(const ChildProcess& child, ChildChannel& channel,
+                        Clock::time_point& kill_at) {
   const auto within = [&](absl::Duration grace, absl::string_view of) {
     const Clock::time_point at =
         Clock::now() + std::chrono::duration_cast<Clock::duration>(Chrono(grace));
@@ -207,8 +216,10 @@ void Supervisor::Attend(ChildChannel& channel, Clock::time_point& kill_at) {
     patience_for_ = std::string(of);
   };
   bool stop = false;
+  bool diagnose = false;
   {
     const MutexLock lock(mu_);
+    diagnose = stopped_.has_value() && stopped_->diagnose;
     stop = stopped_.has_value() && !std::exchange(cancel_sent_, stopped_.has_value());
     if (patience_for_.empty() && (done_.has_value() || failed_.has_value())) {
       within(options_.exit_grace, "its result");
@@ -219,6 +230,7 @@ void Supervisor::Attend(ChildChannel& channel, Clock::time_point& kill_at) {
     }
   }
   if (!stop) return DrainTo(channel);
+  if (diagnose) Diagnose(child.pid());
   pb::ParentMessage cancel;
   cancel.mutable_cancel();
   within(options_.cancel_grace, "being cancelled");

@@ -62,7 +62,8 @@ class Supervisor {
   void ReadLines(int fd, const std::stop_token& stop);
   void Watch(ChildProcess& child, ChildChannel& channel);
   // Sends what waits; moves `kill_at` forward to the moment at which patience ends.
-  void Attend(ChildChannel& channel, Clock::time_point& kill_at);
+  void Attend(const ChildProcess& child, ChildChannel& channel, Clock::time_point& kill_at);
+  void Diagnose(pid_t pid);
   void DrainTo(ChildChannel& channel);
   void WaitForReader();
   ChildStory Tell(const ExitReport& exit, int64_t oom_kills_before);

@@ -159,15 +159,19 @@ Checkpointer::Checkpointer(Options options, Trainer& trainer)
 
 Checkpointer::~Checkpointer() { trainer_.ProbeNextStep(nullptr); }
 
+bool Checkpointer::IsDue() const {
+  const int64_t done = trainer_.num_done();
+  return done % options_.every_steps == 0 && done != trainer_.num_steps();
+}
+
 void Checkpointer::AfterStep() {
   // Asked first: one that is not busy has told its outcome, which belongs to `step_`.
   const bool busy = writer_.busy();
   TellOutcome();
-  const int64_t done = trainer_.num_done();
-  if (done % options_.every_steps != 0 || done == trainer_.num_steps()) return;
+  if (!IsDue()) return;
   if (busy) {
-    LogWarning(absl::StrCat("no checkpoint after step ", done, ": that of step ", step_,
-                            " is still being written"));
+    LogWarning(absl::StrCat("no checkpoint after step ", trainer_.num_done(), ": that of step ",
+                            step_, " is still being written"));
     return;
   }
   Begin();

@@ -47,6 +47,8 @@ class Checkpointer {
 
   // Between two steps. A checkpoint that cannot be written is a warning: the training goes on.
   void AfterStep();
+  // Whether AfterStep() begins one now.
+  bool IsDue() const;
   // Writes one of the state as it is now, if steps are left, and waits until it is whole. REQUIRES:
   // no AfterStep() came after the last step.
   absl::Status WriteNow();

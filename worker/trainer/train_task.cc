@@ -196,24 +196,30 @@ std::unique_ptr<Checkpointer> MakeCheckpointer(const TrainTask& task, Checkpoint
 
 // `checkpointer` null: nobody writes checkpoints.
 absl::Status TakeAllSteps(Trainer& trainer, Checkpointer* checkpointer, const TrainTask& task,
-                          const std::stop_token& stop) {
+                          TrainObserver& observer, const std::stop_token& stop) {
+  // A large state is written before the next step: the others wait meanwhile.
+  const auto announce = [&] { observer.OnPhase("checkpoint"); };
   while (trainer.num_done() < trainer.num_steps()) {
     LATHE_ASSIGN_OR_RETURN(const StepStats stats,
                            trainer.Step(stop.stop_requested() || task.pause.stop_requested()));
     LogStep(stats);
     if (!trainer.stopped()) {
+      if (checkpointer != nullptr && checkpointer->IsDue()) announce();
       if (checkpointer != nullptr) checkpointer->AfterStep();
       continue;
     }
     // Another rank may have been asked: a checkpoint too many costs nothing.
     const bool cancelled = stop.stop_requested();
     if (checkpointer != nullptr && !cancelled) {
+      announce();
       LATHE_RETURN_IF_ERROR(checkpointer->WriteNow());
     }
     return absl::CancelledError(absl::StrCat(cancelled ? "cancelled" : "stopped", " after step ",
                                              trainer.num_done(), " of ", trainer.num_steps()));
   }
-  if (checkpointer != nullptr) checkpointer->Finish();
+  if (checkpointer == nullptr) return absl::OkStatus();
+  announce();
+  checkpointer->Finish();
   return absl::OkStatus();
 }
 
@@ -235,7 +241,7 @@ absl::StatusOr<Resumed> Train(Session& session, const TrainTask& task, Communica
   }
   const std::unique_ptr<Checkpointer> checkpointer =
       first_rank ? MakeCheckpointer(task, std::move(context), trainer) : nullptr;
-  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, checkpointer.get(), task, stop));
+  LATHE_RETURN_IF_ERROR(TakeAllSteps(trainer, checkpointer.get(), task, observer, stop));
   return resumed;
 }
 

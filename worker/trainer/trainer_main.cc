@@ -13,6 +13,7 @@
 #include "worker/trainer/probe_command.h"
 #include "worker/trainer/rank_command.h"
 #include "worker/trainer/run_command.h"
+#include "worker/trainer/stack_dump.h"
 #include "worker/trainer/worker_command.h"
 
 namespace lathe {
@@ -104,6 +105,7 @@ void AddWorker(CLI::App& app, Action& action) {
 void FixMatrixKernels() { setenv("MKL_CBWR", "AUTO", /*overwrite=*/0); }
 
 int Main(int argc, char** argv) {
+  PrintStackOnSignal(argv[0]);
   FixMatrixKernels();
   ExplainLostMappings();
   CLI::App app("Lathe's engine: trains and serves models.", "lathe-trainer");

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/time/time.h"
-#include "lathe/internal/v1/child.pb.h"
 
 namespace lathe {
 namespace {
@@ -45,15 +44,14 @@ WireReporter::WireReporter(ChildChannel& channel, const WireReporterOptions& opt
       repeater_([this](const std::stop_token& stop) { Repeat(stop); }) {}
 
 void WireReporter::OnPhase(absl::string_view phase) {
-  std::string changed;
-  int64_t counter = 0;
   {
     const MutexLock lock(mu_);
-    counter = ++counter_;
-    if (phase_ == phase && counter > 1) return;
-    phase_ = changed = std::string(phase);
+    ++counter_;
+    if (phase == "reduce") ++collective_;
+    if (phase_ == phase && counter_ > 1) return;
+    phase_ = std::string(phase);
   }
-  SendPhase(changed, counter);
+  (void)channel_.Send(PhaseMessage());
 }
 
 void WireReporter::OnStep(const StepStats& stats) {
@@ -85,23 +83,21 @@ void WireReporter::OnCheckpoint(const std::string& name, int64_t step) {
 void WireReporter::Repeat(const std::stop_token& stop) {
   const auto interval = absl::ToChronoMilliseconds(options_.interval);
   while (!stop.stop_requested()) {
-    std::string phase;
-    int64_t counter = 0;
     {
       MutexLock lock(mu_);
       wake_.wait_for(lock, stop, interval, [] { return false; });
-      phase = phase_;
-      counter = counter_;
     }
-    if (!stop.stop_requested()) SendPhase(phase, counter);
+    if (!stop.stop_requested()) (void)channel_.Send(PhaseMessage());
   }
 }
 
-void WireReporter::SendPhase(const std::string& phase, int64_t counter) {
+internal::v1::ChildMessage WireReporter::PhaseMessage() const {
+  const MutexLock lock(mu_);
   internal::v1::ChildMessage message;
-  message.mutable_phase()->set_name(phase);
-  message.mutable_phase()->set_counter(counter);
-  (void)channel_.Send(message);
+  message.mutable_phase()->set_name(phase_);
+  message.mutable_phase()->set_counter(counter_);
+  message.mutable_phase()->set_collective(collective_);
+  return message;
 }
 
 }  // namespace lathe

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "common/base/mutex.h"
 #include "common/wire/child_channel.h"
+#include "lathe/internal/v1/child.pb.h"
 #include "worker/engine/train/train_observer.h"
 
 namespace lathe {
@@ -15,7 +16,7 @@ namespace lathe {
 struct WireReporterOptions {
   bool reports_steps = true;  // Rank 0 does; every rank reports its phase.
   int64_t attempt = 1;
-  absl::Duration interval = absl::Seconds(4);  // Between two Phase messages at most.
+  absl::Duration interval = absl::Seconds(1);  // Between two Phase messages at most.
 };
 
 // Tells the agent how a training goes. A send that fails is not an error here: the agent is gone
@@ -34,14 +35,16 @@ class WireReporter final : public TrainObserver {
 
  private:
   void Repeat(const std::stop_token& stop);
-  void SendPhase(const std::string& phase, int64_t counter);
+  // The phase with its counters.
+  internal::v1::ChildMessage PhaseMessage() const;
 
   ChildChannel& channel_;
   const WireReporterOptions options_;
-  Mutex mu_;
+  mutable Mutex mu_;
   std::condition_variable_any wake_;
   std::string phase_ ABSL_GUARDED_BY(mu_) = "start";
   int64_t counter_ ABSL_GUARDED_BY(mu_) = 0;
+  int64_t collective_ ABSL_GUARDED_BY(mu_) = 0;
   std::jthread repeater_;
 };
 

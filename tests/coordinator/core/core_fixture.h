@@ -34,6 +34,7 @@ class CoreDriver {
     }
     for (const Command& command : effects.commands) commands.push_back(command);
     for (const ErrandEnd& end : effects.errands) errands.push_back(end);
+    for (HangReport& report : effects.hangs) hangs.push_back(std::move(report));
   }
 
   // `spec.name` is made from the id.
@@ -155,6 +156,7 @@ class CoreDriver {
   FileTree dropped;  // Files that nobody needs any more.
   std::vector<Command> commands;
   std::vector<ErrandEnd> errands;
+  std::vector<HangReport> hangs;
 };
 
 }  // namespace lathe

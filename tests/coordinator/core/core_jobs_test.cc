@@ -391,7 +391,9 @@ TEST(CoreJobsTest, ARestartedCoordinatorGivesGraceAndThenStartsTheNextAttempt) {
 }
 
 TEST(CoreJobsTest, NamesOfResultsAreReservedAndTheQueueIsBounded) {
-  CoreDriver driver({.max_unfinished_jobs = 2});
+  CoreOptions options;
+  options.max_unfinished_jobs = 2;
+  CoreDriver driver(options);
   const Job first = driver.AddJob("job-1");
   EXPECT_EQ(driver.core.CanAdd(first).code(), absl::StatusCode::kAlreadyExists);
   Job other = first;

@@ -51,6 +51,20 @@ TEST_F(AgentTest, AStopWaitsForTrainingsToEndAndTakesNothingNew) {
   EXPECT_THAT(ended.message(), HasSubstr("stopped after step 3"));
 }
 
+TEST_F(AgentTest, OfATrainingThatStandsStillTheLogSaysWhatItsThreadsWaitFor) {
+  StartAgent();
+  Assign(Train("asg-1", 0, "wait-cancel"));
+  ASSERT_TRUE(coordinator_.WaitFor([](const Record& record) {
+    return !record.updates.empty() && record.updates.back().has_started();
+  }));
+  pb::CoordinatorMessage cancel;
+  cancel.mutable_cancel()->set_assignment_id("asg-1");
+  cancel.mutable_cancel()->set_diagnose(true);
+  coordinator_.Send(cancel);
+  EXPECT_EQ(coordinator_.WaitForEnd("asg-1").cause(), "cancelled");
+  EXPECT_TRUE(WaitForLogs("thread ")) << coordinator_.record().logs;
+}
+
 TEST_F(AgentTest, ACheckpointThatIsALinkOrHasOtherFilesIsNotSent) {
   StartAgent();
   for (const std::string name : {"link-5", "more-5"}) {

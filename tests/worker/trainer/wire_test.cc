@@ -140,6 +140,7 @@ TEST_F(WireReporterTest, SendsEveryChangeOfPhaseOnce) {
   const pb::ChildMessage last = Receive();
   EXPECT_EQ(last.phase().name(), "reduce");
   EXPECT_EQ(last.phase().counter(), 4);
+  EXPECT_EQ(last.phase().collective(), 1);
 }
 
 TEST_F(WireReporterTest, RepeatsThePhaseWithoutBeingAsked) {

@@ -29,6 +29,7 @@ namespace {
 namespace fs = std::filesystem;
 namespace pb = internal::v1;
 using ::testing::Contains;
+using ::testing::HasSubstr;
 using testing::Subprocess;
 
 // A child process and our end of its channel.
@@ -180,6 +181,17 @@ TEST_F(WorkerTest, CancelEndsBothRanksWithExitCodeZeroAndAReport) {
   EXPECT_EQ(first.back().failed().code(), 1) << first.back().ShortDebugString();
   EXPECT_EQ(second.back().failed().code(), 1) << second.back().ShortDebugString();
   EXPECT_FALSE(fs::exists(path("out-0")));
+}
+
+TEST_F(WorkerTest, ASignalMakesItPrintWhereItIsAndGoOn) {
+  StartTwo();
+  ASSERT_TRUE(first_->ReadToStep(1)) << first_->process->output();
+  ASSERT_EQ(kill(first_->process->pid(), SIGUSR1), 0);
+  const std::vector<pb::ChildMessage> first = first_->ReadAll();
+  second_->ReadAll();
+  EXPECT_EQ(first_->process->Wait(), 0) << first_->process->output();
+  EXPECT_TRUE(first.back().has_done());
+  EXPECT_THAT(first_->process->output(), HasSubstr("stack: lathe::RunWorkerCommand()"));
 }
 
 TEST_F(WorkerTest, SurvivorOfAKilledRankExitsWith75) {

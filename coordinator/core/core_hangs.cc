@@ -1,0 +1,78 @@
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "coordinator/core/core.h"
+
+// Trainings that stand still.
+
+namespace lathe {
+
+void Core::OnProgress(const Assignment& assignment, const std::string& phase, int64_t counter,
+                      int64_t collective, absl::Time now) {
+  Run* const run = FindRun(assignment.owner);
+  const auto rank = static_cast<size_t>(assignment.rank);
+  if (run == nullptr || rank >= run->progress.size()) return;
+  RankProgress& progress = run->progress[rank];
+  // What was said before may come after.
+  if (counter <= progress.counter) return;
+  if (IsStepwise(progress)) run->longest = std::max(run->longest, now - progress.since);
+  progress = {.rank = assignment.rank,
+              .phase = phase.substr(0, 40),
+              .counter = counter,
+              .collective = collective,
+              .since = now};
+}
+
+// Ranks that have not ended. None where the gang is ending: that has deadlines of its own.
+std::vector<RankProgress> Core::Watched(const Run& run) {
+  std::vector<RankProgress> ranks;
+  if (run.job.state != JobState::kRunning || run.moves) return ranks;
+  for (const RankProgress& progress : run.progress) {
+    const auto& outcome = run.outcomes[static_cast<size_t>(progress.rank)];
+    if (outcome.has_value() && !outcome->ok) return {};
+    if (!outcome.has_value()) ranks.push_back(progress);
+  }
+  return ranks;
+}
+
+absl::Time Core::NextHangCheck() const {
+  absl::Time next = absl::InfiniteFuture();
+  for (const auto& [id, run] : runs_) {
+    if (run.gang.empty()) continue;
+    next = std::min(next, lathe::NextHangCheck(Watched(run), run.longest, options_.hang));
+  }
+  return next;
+}
+
+void Core::EndHangs(absl::Time now, Effects& out) {
+  std::vector<std::pair<JobId, Hang>> hangs;
+  for (const auto& [id, run] : runs_) {
+    if (run.gang.empty()) continue;
+    std::optional<Hang> hang = FindHang(Watched(run), run.longest, now, options_.hang);
+    if (hang.has_value()) hangs.emplace_back(id, *std::move(hang));
+  }
+  for (auto& [id, hang] : hangs) EndHang(runs_.at(id), std::move(hang), now, out);
+}
+
+// Its process may take long to die: the job does not wait for it. Its slot does.
+void Core::EndHang(Run& run, Hang hang, absl::Time now, Effects& out) {
+  const AssignmentId id = run.gang[static_cast<size_t>(hang.rank)];
+  Assignment& assignment = assignments_.at(id);
+  HangReport report{.job = run.job, .hang = hang, .ranks = run.progress, .time = now};
+  for (const AssignmentId& member : run.gang) {
+    const auto found = assignments_.find(member);
+    report.workers.push_back(found == assignments_.end() ? ""
+                                                         : fleet_.NameOf(found->second.worker));
+  }
+  out.hangs.push_back(std::move(report));
+  run.hung = true;
+  Cancel(assignment, now, out);
+  EndAssignment(id,
+                Ended{.cause = EndCause::kMachine,
+                      .code = static_cast<int>(absl::StatusCode::kUnavailable),
+                      .message = absl::StrCat(Where(assignment), ": ", hang.what)},
+                now, out);
+}
+
+}  // namespace lathe

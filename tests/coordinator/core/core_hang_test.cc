@@ -1,0 +1,104 @@
+// What becomes of a training that stands still.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/core/core_fixture.h"
+
+namespace lathe {
+namespace {
+
+using ::testing::HasSubstr;
+
+class CoreHangTest : public ::testing::Test {
+ protected:
+  // Rank 0 on a, rank 1 on b; c is free.
+  CoreHangTest() {
+    for (const char* name : {"a", "b", "c"}) driver_.AddWorker(name, 1);
+    driver_.AddJob("job-1", 2);
+    driver_.FinishPrepare("job-1");
+    gang_ = driver_.Running("job-1");
+    Say(0, "train", 1, 0);
+    Say(1, "train", 1, 0);
+    Pass(absl::Seconds(1));
+    Say(0, "reduce", 2, 1);
+  }
+
+  void Say(int rank, const std::string& phase, int64_t counter, int64_t collective) {
+    driver_.core.OnProgress(gang_[static_cast<size_t>(rank)], phase, counter, collective,
+                            driver_.now);
+  }
+
+  // Workers stay in touch meanwhile.
+  void Pass(absl::Duration time) {
+    driver_.now += time;
+    for (const char* name : {"a", "b", "c"}) driver_.Beat(name);
+    driver_.Tick(absl::ZeroDuration());
+  }
+
+  const Job& job() { return driver_.jobs["job-1"]; }
+
+  CoreDriver driver_;
+  std::vector<Assignment> gang_;
+};
+
+TEST_F(CoreHangTest, TheRankThatTheOthersWaitForIsEndedAndTheJobGoesOnElsewhere) {
+  Pass(absl::Seconds(28));
+  EXPECT_EQ(job().state, JobState::kRunning);
+  EXPECT_EQ(driver_.core.NextDeadline(), driver_.now + absl::Seconds(1));
+  Pass(absl::Seconds(1));
+  const std::vector<Assignment> told = driver_.Sent(Command::Kind::kCancel);
+  ASSERT_EQ(told.size(), 2) << "the survivor waits in vain";
+  EXPECT_EQ(told[0].rank, 1);
+  EXPECT_TRUE(driver_.commands.back().diagnose);
+  ASSERT_EQ(driver_.hangs.size(), 1);
+  EXPECT_EQ(driver_.hangs[0].hang.rank, 1);
+  EXPECT_EQ(driver_.hangs[0].ranks[0].phase, "reduce");
+  driver_.End(gang_[0], CoreDriver::Failure(EndCause::kCancelled, "cancelled"));
+  EXPECT_EQ(job().attempt, 2);
+  EXPECT_EQ(job().failure_cause, "machine");
+  EXPECT_THAT(driver_.events["job-1"][driver_.events["job-1"].size() - 2].message,
+              HasSubstr("rank 1 on b: did not enter collective 1: it made no progress for 30 s in "
+                        "phase train; attempt 1 ends"));
+  for (const Assignment& next : driver_.Running("job-1")) {
+    EXPECT_NE(next.worker.value(), "wrk-b") << "the hung process still has its slot";
+  }
+  driver_.End(gang_[1], CoreDriver::Failure(EndCause::kCancelled, "killed"));
+  driver_.FinishTrain("job-1");
+  EXPECT_EQ(job().state, JobState::kSucceeded);
+}
+
+TEST_F(CoreHangTest, ProgressMovesTheDeadline) {
+  Pass(absl::Seconds(20));
+  Say(1, "reduce", 2, 1);
+  Pass(absl::Seconds(20));
+  EXPECT_EQ(job().state, JobState::kRunning);
+  EXPECT_TRUE(driver_.hangs.empty());
+}
+
+TEST_F(CoreHangTest, TheSameSaidAgainIsNoProgress) {
+  Pass(absl::Seconds(20));
+  Say(1, "train", 1, 0);
+  Pass(absl::Seconds(9));
+  EXPECT_EQ(driver_.hangs.size(), 1);
+}
+
+TEST_F(CoreHangTest, ATrainingThatIsBeingPausedHasOtherDeadlines) {
+  driver_.Pause("job-1");
+  Pass(absl::Seconds(31));
+  EXPECT_TRUE(driver_.hangs.empty());
+}
+
+TEST_F(CoreHangTest, ARankThatHasEndedIsNotWaitedFor) {
+  Say(0, "train", 3, 9);
+  Say(1, "verify", 3, 9);
+  driver_.End(gang_[0], CoreDriver::Adapter());
+  Pass(absl::Seconds(31));
+  EXPECT_TRUE(driver_.hangs.empty());
+  Pass(absl::Minutes(15));
+  ASSERT_EQ(driver_.hangs.size(), 1);
+  EXPECT_EQ(driver_.hangs[0].hang.rank, 1);
+}
+
+}  // namespace
+}  // namespace lathe
