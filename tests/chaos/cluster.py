@@ -13,7 +13,7 @@ from link import Link
 
 LEASE = 0.5
 COORDINATOR_FLAGS = ("--metrics-port", "-1", "--lease-seconds", str(LEASE), "--restart-grace-seconds", "0.5",
-                     "--missing-grace-seconds", "0.2", "--cancel-timeout-seconds", "2", "--orphan-seconds", "30")
+                     "--missing-grace-seconds", "0.2", "--cancel-timeout-seconds", "2", "--hang-seconds", "4", "--orphan-seconds", "30")
 WORKER_FLAGS = ("--slots", "1", "--threads-per-slot", "1", "--cancel-grace-seconds", "0.1", "--exit-grace-seconds", "0.4",
                 "--drain-seconds", "0.7")
 RESTART_PAUSE = 0.1
@@ -67,6 +67,7 @@ class Cluster:
         self.num_workers = num_workers
         self.daemons = {"coordinator": self._daemon("coordinator", ["--data-dir", self.path("data"), *COORDINATOR_FLAGS, "--port", "0"])}
         self.port = 0
+        self.client_port = 0  # Of a link between clients and coordinator; 0: none.
         self.tender = threading.Thread(target=self._tend, daemon=True)
 
     def start(self):
@@ -168,7 +169,8 @@ class Cluster:
     # --- As a user.
     def lathe(self, *arguments, timeout=60):
         env = {"PATH": "/usr/bin:/bin", "HOME": self.scratch, "TMPDIR": self.scratch, "NO_COLOR": "1"}
-        command = [os.path.join(os.path.dirname(self.programs), "lathe"), "--json", "--coordinator", f"127.0.0.1:{self.port}",
+        command = [os.path.join(os.path.dirname(self.programs), "lathe"), "--json", "--coordinator",
+                   f"127.0.0.1:{self.client_port or self.port}",
                    "--token-file", self.path("data", "client.token"), *arguments]
         return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 

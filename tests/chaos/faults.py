@@ -16,6 +16,7 @@ OUTSIDE = {
     "worker killed": ("submit", "train", "resume", "end"),
     "rank killed": ("train", "end"),
     "rank frozen": ("train",),
+    "rank frozen for good": ("train",),
 }
 OUTSIDE_SHARE = 0.35
 

@@ -14,7 +14,7 @@ DISK = ("nospace", "error")
 @dataclass(frozen=True)
 class Point:
     name: str
-    program: str  # "coordinator", "worker": the agent and its children.
+    program: str  # "coordinator", "worker" (the agent and its children), or "any": whoever comes first.
     phases: tuple
     actions: tuple
     hits: int = 1  # At most: the fault fires at the first to so-many-eth pass.
@@ -41,11 +41,11 @@ POINTS = [
     *_points("coordinator", ("train", "resume"), SILENT + DISK, "coordinator.checkpoint", 2),
     *_points("coordinator", ("submit", "train", "end"), SILENT + ("error=14",), "rpc.upload rpc.uploaded", 2),
     *_points("coordinator", ("submit",), SILENT + ("error=14",), "rpc.download", 3),
-    *_points("coordinator", ("import", "submit", "train", "end"), SILENT + ("error=14",), "blob.write blob.fsync blob.rename blob.renamed blob.published"),
+    *_points("any", ("import", "submit", "train", "end"), SILENT + ("error=14", "nospace"), "blob.write blob.fsync blob.rename blob.renamed blob.published"),
     # The agent: life of an assignment, and what it sends.
     *_points("worker", ("start",), SILENT, "agent.start agent.connect agent.registered"),
     *_points("worker", ("submit", "resume"), SILENT, "agent.assignment agent.spawned"),
-    *_points("worker", ("submit", "resume"), SILENT + ("error=14",), "agent.fetch agent.fetched agent.download agent.spawn"),
+    *_points("worker", ("submit", "resume"), SILENT + ("error=14", "nospace"), "agent.fetch agent.fetched agent.download agent.spawn"),
     *_points("worker", ("submit", "resume"), SILENT + ("error=14",), "agent.rendezvous"),
     *_points("worker", ("resume",), SILENT, "agent.cancel"),
     *_points("worker", ("train", "resume"), SILENT + ("error",), "agent.update", 30),
@@ -54,10 +54,10 @@ POINTS = [
     *_points("worker", ("train", "resume"), SILENT, "agent.checkpoint_stored", 2),
     *_points("worker", ("submit", "end"), SILENT, "agent.outputs agent.clean"),
     *_points("worker", ("submit", "end"), SILENT + ("error",), "agent.ended"),
-    *_points("worker", ("submit", "end"), SILENT + ("error=14",), "agent.reaped agent.upload"),
+    *_points("worker", ("submit", "end"), SILENT + ("error=14", "nospace"), "agent.reaped agent.upload"),
     # Its children: rows, ranks, checkpoints, the export.
     *_points("worker", ("submit",), SILENT, "prepare.start prepare.result prepare.told"),
-    *_points("worker", ("submit",), SILENT + (PEER,), "prepare.rows"),
+    *_points("worker", ("submit",), SILENT + (PEER, "nospace"), "prepare.rows"),
     *_points("worker", ("submit", "resume"), SILENT, "trainer.start"),
     *_points("worker", ("submit", "resume"), SILENT + (PEER,), "train.load train.join train.joined train.evaluate"),
     *_points("worker", ("train", "resume"), SILENT + (PEER,), "train.micro_batch train.reduce train.reduced train.optimizer train.report", 20),
@@ -67,6 +67,6 @@ POINTS = [
     *_points("worker", ("train",), SILENT + DISK, "checkpoint.prune"),
     *_points("worker", ("train", "resume"), SILENT + DISK, "file.write file.fsync file.rename file.renamed", 2),
     *_points("worker", ("resume",), SILENT, "resume.open resume.restored"),
-    *_points("worker", ("end",), SILENT + (PEER,), "train.export train.exported train.verify"),
+    *_points("worker", ("end",), SILENT + (PEER, "nospace"), "train.export train.exported train.verify"),
     *_points("worker", ("end",), SILENT, "trainer.result trainer.told"),
 ]

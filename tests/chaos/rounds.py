@@ -52,12 +52,13 @@ class Result:
 class Watch:
     """`lathe jobs watch`, which goes on over restarts of the coordinator; keeps what it printed."""
 
-    def __init__(self, cluster, job):
+    def __init__(self, cluster, job, on_pause):
         env = {"PATH": "/usr/bin:/bin", "HOME": cluster.scratch, "TMPDIR": cluster.scratch}
         self.process = subprocess.Popen(
             [os.path.join(os.path.dirname(cluster.programs), "lathe"), "--json", "--coordinator", f"127.0.0.1:{cluster.port}",
              "--token-file", cluster.path("data", "client.token"), "jobs", "watch", job],
             env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.on_pause = on_pause
         self.changed = threading.Condition()
         self.sequences = []
         self.step, self.num_steps, self.checkpoint, self.attempt = 0, 0, 0, 1
@@ -68,6 +69,8 @@ class Watch:
     def _read(self):
         for line in self.process.stdout:
             message = json.loads(line)
+            if message.get("job", {}).get("state") == "JOB_STATE_PAUSED":
+                self.on_pause()
             with self.changed:
                 if "event" in message:
                     self.sequences.append(int(message["event"]["sequence"]))
@@ -97,7 +100,8 @@ class RoundRun:
         self.fault = plan.fault if plan is not None else None
         environments = {}
         if self.fault is not None and self.fault.point:
-            environments[self.fault.program] = {"LATHE_FAULT": self.fault.plan}
+            programs_hit = ("coordinator", "worker") if self.fault.program == "any" else (self.fault.program,)
+            environments = {program: {"LATHE_FAULT": self.fault.plan} for program in programs_hit}
         self.environments, self.programs = environments, programs
         self.rng = random.Random(f"victims {plan.seed if plan else 0}")
         self.done = False
@@ -141,10 +145,11 @@ class RoundRun:
             cluster.kill(victim, seconds)
         elif ranks and name == "rank killed":
             os.kill(self.rng.choice(ranks), signal.SIGKILL)
-        elif ranks and name == "rank frozen":
+        elif ranks and name.startswith("rank frozen"):
             pid = self.rng.choice(ranks)
             os.kill(pid, signal.SIGSTOP)
-            threading.Timer(seconds, cluster.thaw, (pid,)).start()
+            if name == "rank frozen":
+                threading.Timer(seconds, cluster.thaw, (pid,)).start()
         else:
             self.fired = False
 
@@ -209,7 +214,7 @@ class RoundRun:
         self._phase("submit")
         submit = ("jobs", "submit", "--model", "tiny", "--dataset", "rows", "--request-id", "the-one", *flags)
         self.job_id = self.cluster.insist(*submit)["id"]
-        watch = Watch(self.cluster, self.job_id)
+        watch = Watch(self.cluster, self.job_id, self._make_space)
         watch.wait(lambda w: w.step >= 1, "the first step")
         self._phase_ends("submit")
         watch.wait(lambda w: w.step >= 3, "step 3")
@@ -221,6 +226,11 @@ class RoundRun:
         self._phase("end")
         watch.wait(lambda w: w.ended, "the end of the job")
         return watch
+
+    def _make_space(self):
+        """A full disk pauses the job; a person makes space and lets it go on."""
+        if self.fault is not None and self.fault.action == "nospace":
+            self.cluster.insist("jobs", "resume", self.job_id)
 
     def _break_off(self, watch):
         """A rank is killed after a checkpoint, so that the job goes on after it."""

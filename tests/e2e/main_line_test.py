@@ -1,10 +1,12 @@
 """The main line with the real programs and a tiny model: two workers, real gRPC, real Gloo, kill -9."""
 
+import datetime
 import json
 import os
 import pathlib
 import signal
 import subprocess
+import time
 import unittest
 
 from service import BIN, CACHE, LOOPBACK, TINY_LLAMA, Failed, Service, descendants, listening_addresses, only_hex, processes, wait_for, write_rows
@@ -55,14 +57,20 @@ class MainLineTest(unittest.TestCase):
         job = self.service.submit("name=second", *JOB)
         wait_for(lambda: self.step_of(job) >= 3, "step 3")
         victim = max(self.service.trainers())
+        killed = time.time()
         os.kill(victim, signal.SIGKILL)
+        wait_for(lambda: (j := self.service.job(job))["attempt"] == "2" and int(j["last_step"].get("attempt", 0)) == 2,
+                 "a step of attempt 2", seconds=15)
         done = self.service.wait_job(job)
         self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
         self.assertEqual(done["attempt"], "2")
         self.assertEqual(done["failure_cause"], "machine")
         self.assertEqual(done["adapter_sha256"], self.first["adapter_sha256"])
-        messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
-        self.assertTrue(any("killed by signal 9" in m and "rank" in m for m in messages), messages)
+        ends = [i["event"] for i in self.service.events(job) if "event" in i and "killed by signal 9" in i["event"]["message"]]
+        self.assertEqual(len(ends), 1)
+        self.assertIn("rank", ends[0]["message"])
+        seen = datetime.datetime.fromisoformat(ends[0]["time"]).timestamp()
+        self.assertLessEqual(seen, killed + 1)
 
     def test_the_next_attempt_goes_on_after_a_checkpoint_and_proves_it(self):
         job = self.service.submit("name=third", "checkpoint.every_steps=20", *JOB)
@@ -161,9 +169,8 @@ class MainLineTest(unittest.TestCase):
         wait_for(lambda: self.step_of(job) >= 1, "step 1")
         self.service.run("jobs", "cancel", job)
         self.assertEqual(self.service.wait_job(job)["state"], "JOB_STATE_CANCELLED")
-        wait_for(lambda: not self.service.trainers(), "no trainer")
-        workers = self.service.json("workers", "list")["workers"]
-        self.assertEqual([w["free_slots"] for w in workers], ["1", "1"])
+        wait_for(lambda: [w["free_slots"] for w in self.service.json("workers", "list")["workers"]] == ["1", "1"], "free slots", seconds=5)
+        self.assertEqual(self.service.trainers(), {})
 
     def test_the_export_is_a_peft_folder_and_the_base_a_hugging_face_folder(self):
         to = os.path.join(self.service.temp.name, "export")
