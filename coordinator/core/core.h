@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -32,6 +33,8 @@ struct CoreOptions {
   HangOptions hang;
   // Lost and left workers are listed for so long.
   absl::Duration forget_worker_after = absl::Hours(1);
+  // A job keeps away from a worker whose machine failed it so often, if others can hold it.
+  int max_machine_faults = 2;
   int max_unfinished_jobs = 1000;
 };
 
@@ -141,6 +144,8 @@ class Core {
   struct Run {
     Job job;
     std::vector<AssignmentId> gang;              // By rank; empty: nothing is placed.
+    std::vector<WorkerId> workers;               // By rank, of the last attempt.
+    std::map<WorkerId, int> faults;              // Of machines, by worker.
     std::vector<std::optional<Ended>> outcomes;  // By rank.
     std::optional<RendezvousPoint> rendezvous;
     std::vector<RankProgress> progress;  // Of a training, by rank.
@@ -185,6 +190,7 @@ class Core {
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);
   absl::Time NextHangCheck() const;
+  std::set<WorkerId> Unreliable(const Run& run) const;
   void EndHangs(absl::Time now, Effects& out);
   void EndHang(Run& run, Hang hang, absl::Time now, Effects& out);
   static std::vector<RankProgress> Watched(const Run& run);

@@ -274,7 +274,8 @@ void Core::Schedule(absl::Time now, Effects& out) {
       continue;
     }
     const Gang gang = GangFor(run.job);
-    const Decision decision = Place(gang, fleet_.Views(), now, {.lease = options_.lease});
+    const Decision decision =
+        Place(gang, fleet_.Views(), now, {.lease = options_.lease, .avoid = Unreliable(run)});
     if (decision.placement.has_value()) {
       StartGang(run, gang, *decision.placement, now, out);
     } else {
@@ -283,6 +284,14 @@ void Core::Schedule(absl::Time now, Effects& out) {
       if (decision.fits_when_idle) blocker = id.value();
     }
   }
+}
+
+std::set<WorkerId> Core::Unreliable(const Run& run) const {
+  std::set<WorkerId> workers;
+  for (const auto& [worker, count] : run.faults) {
+    if (count >= options_.max_machine_faults) workers.insert(worker);
+  }
+  return workers;
 }
 
 // True if what prepare would make is there already.
@@ -308,6 +317,7 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
   const Group& group = gang.groups[0];
   run.outcomes.assign(placement.workers.size(), std::nullopt);
   run.rendezvous.reset();
+  run.workers = placement.workers;
   run.longest = absl::ZeroDuration();
   run.hung = false;
   run.progress.clear();
@@ -379,6 +389,9 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   run.outcomes.clear();
   run.gang.clear();
   const Ended* blame = Blame(outcomes);
+  if (blame != nullptr && blame->cause == EndCause::kMachine) {
+    ++run.faults[run.workers[static_cast<size_t>(blame - outcomes.data())]];
+  }
   const bool moves = std::exchange(run.moves, false) &&
                      std::all_of(outcomes.begin(), outcomes.end(),
                                  [](const Ended& ended) { return ended.ok || IsCancelled(ended); });

@@ -77,13 +77,7 @@ std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
   return reason;
 }
 
-}  // namespace
-
-Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
-               const PlaceOptions& options) {
-  std::vector<WorkerView> usable;
-  std::copy_if(workers.begin(), workers.end(), std::back_inserter(usable),
-               [&](const WorkerView& worker) { return IsUsable(worker, now, options); });
+Decision PlaceAmong(const Gang& gang, std::vector<WorkerView> usable) {
   const std::string kind = KindFor(gang, usable);
   std::erase_if(usable, [&](const WorkerView& worker) { return worker.slot_kind != kind; });
 
@@ -97,6 +91,26 @@ Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time
   for (WorkerView& worker : idle) worker.free_slots = worker.slots;
   decision.fits_when_idle = Spread(gang, std::move(idle), kind).has_value();
   decision.reason = WaitReason(gang, usable, kind, decision.fits_when_idle);
+  return decision;
+}
+
+}  // namespace
+
+Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
+               const PlaceOptions& options) {
+  std::vector<WorkerView> usable;
+  std::copy_if(workers.begin(), workers.end(), std::back_inserter(usable),
+               [&](const WorkerView& worker) { return IsUsable(worker, now, options); });
+  std::vector<WorkerView> trusted = usable;
+  const auto num_avoided = std::erase_if(
+      trusted, [&](const WorkerView& worker) { return options.avoid.contains(worker.id); });
+  if (num_avoided == 0) return PlaceAmong(gang, std::move(usable));
+  Decision decision = PlaceAmong(gang, std::move(trusted));
+  if (!decision.fits_when_idle) return PlaceAmong(gang, std::move(usable));
+  if (!decision.reason.empty()) {
+    absl::StrAppend(&decision.reason, "; not on ", Count(static_cast<int>(num_avoided), "worker"),
+                    " that failed it repeatedly");
+  }
   return decision;
 }
 

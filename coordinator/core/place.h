@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -39,6 +40,8 @@ struct WorkerView {
 struct PlaceOptions {
   // A worker that was silent for longer gets nothing new.
   absl::Duration lease = absl::Seconds(15);
+  // Workers that failed this gang before: taken only where the others could not hold it.
+  std::set<WorkerId> avoid = {};
 };
 
 struct Placement {

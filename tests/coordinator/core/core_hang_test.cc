@@ -68,6 +68,26 @@ TEST_F(CoreHangTest, TheRankThatTheOthersWaitForIsEndedAndTheJobGoesOnElsewhere)
   EXPECT_EQ(job().state, JobState::kSucceeded);
 }
 
+TEST_F(CoreHangTest, AWorkerWhoseMachineFailedAJobTwiceIsLeftOutWhereOthersCanHoldIt) {
+  for (int i = 0; i < 2; ++i) {
+    const auto gang = driver_.Running("job-1");
+    ASSERT_EQ(gang[1].worker.value(), "wrk-b");
+    driver_.End(gang[1], CoreDriver::Failure(EndCause::kMachine, "killed"));
+    driver_.End(gang[0], CoreDriver::Failure(EndCause::kPeerLost, "peer lost"));
+  }
+  const auto on_workers = [&] {
+    std::set<std::string> names;
+    for (const Assignment& one : driver_.Running("job-1")) names.insert(one.worker.value());
+    return names;
+  };
+  EXPECT_EQ(on_workers(), (std::set<std::string>{"wrk-a", "wrk-c"}));
+  Effects out;
+  driver_.core.Leave(WorkerId("wrk-c"), driver_.sessions["wrk-c"], driver_.now, out);
+  driver_.Apply(std::move(out));
+  driver_.End(driver_.Running("job-1").at(0), CoreDriver::Failure(EndCause::kPeerLost, "lost"));
+  EXPECT_EQ(on_workers(), (std::set<std::string>{"wrk-a", "wrk-b"})) << "better than to wait";
+}
+
 TEST_F(CoreHangTest, ProgressMovesTheDeadline) {
   Pass(absl::Seconds(20));
   Say(1, "reduce", 2, 1);

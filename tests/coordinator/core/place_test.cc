@@ -95,5 +95,23 @@ TEST(PlaceTest, ARankNeedsAllItsSlotsOnOneWorker) {
   EXPECT_FALSE(Place(Train(1, 2), workers, kNow, {}).placement.has_value());
 }
 
+TEST(PlaceTest, AWorkerToAvoidIsTakenOnlyWhereTheOthersCouldNotHoldTheGang) {
+  const std::vector<WorkerView> workers = {MakeWorker("a", 1, 1), MakeWorker("b", 1, 1),
+                                           MakeWorker("c", 1, 0)};
+  PlaceOptions options;
+  options.avoid = {workers[0].id};
+  const Decision one = Place(Train(1), workers, kNow, options);
+  ASSERT_TRUE(one.placement.has_value());
+  EXPECT_EQ(one.placement->workers[0], workers[1].id);
+  const Decision two = Place(Train(2), workers, kNow, options);
+  EXPECT_FALSE(two.placement.has_value()) << "it waits for c";
+  EXPECT_EQ(
+      two.reason,
+      "waits: 1 cpu slot free on 2 workers, needs 2; not on 1 worker that failed it repeatedly");
+  const Decision three = Place(Train(3), workers, kNow, options);
+  EXPECT_TRUE(three.fits_when_idle);
+  EXPECT_EQ(three.reason, "waits: 2 cpu slots free on 3 workers, needs 3");
+}
+
 }  // namespace
 }  // namespace lathe

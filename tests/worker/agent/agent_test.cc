@@ -311,7 +311,7 @@ TEST_F(AgentTest, AMissingBlobIsNamed) {
   EXPECT_THAT(ended.message(), HasSubstr("input model: file config.json: no such blob"));
 }
 
-TEST_F(AgentTest, AFailedUploadIsAFailedAssignment) {
+TEST_F(AgentTest, AnUploadThatTheCoordinatorHasNoSpaceForEndsForWantOfSpace) {
   coordinator_.Change([](auto& behaviour) {
     behaviour.upload_error = absl::ResourceExhaustedError("the disk is full");
   });
@@ -319,8 +319,9 @@ TEST_F(AgentTest, AFailedUploadIsAFailedAssignment) {
   Assign(Prepare("asg-1", "write train.shard 10\ndone"));
   const pb::Ended ended = coordinator_.WaitForEnd("asg-1");
   EXPECT_FALSE(ended.ok());
-  EXPECT_EQ(ended.cause(), "machine");
-  EXPECT_THAT(ended.message(), HasSubstr("upload of train.shard: the disk is full"));
+  EXPECT_EQ(ended.cause(), "disk");
+  EXPECT_THAT(ended.message(),
+              HasSubstr("upload of train.shard: the coordinator: the disk is full"));
   EXPECT_EQ(ended.outputs().files_size(), 0);
 }
 
