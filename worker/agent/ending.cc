@@ -106,8 +106,12 @@ std::string DescribeWithoutReport(const ChildStory& story) {
 // code of its report.
 FailureCause CauseOf(const ChildStory& story) {
   const FailureCause by_exit = CauseOfExit(story.exit.wait_status);
-  if (!story.failed.has_value()) return story.impatience.empty() ? by_exit : FailureCause::kBug;
-  if (by_exit != FailureCause::kNone && story.impatience.empty()) return by_exit;
+  const bool by_itself = story.impatience.empty();
+  if (by_itself && (by_exit != FailureCause::kNone || !story.failed.has_value())) return by_exit;
+  // One that did its work and is not let to end was frozen by its machine.
+  if (!story.failed.has_value()) {
+    return story.done.has_value() ? FailureCause::kMachine : FailureCause::kBug;
+  }
   const auto code = static_cast<absl::StatusCode>(story.failed->code());
   // Ranks agree on a cancel: this one ended because another's agent asked for it.
   if (code == absl::StatusCode::kCancelled) return FailureCause::kPeerLost;

@@ -92,7 +92,7 @@ INSTANTIATE_TEST_SUITE_P(
         ExitCase{"exit 0", "bug", "exited with 0 without a result"},
         ExitCase{"exit 3", "bug", "exited with 3"},
         ExitCase{"write adapter 5\ndone\nexit 70", "bug", "after it had reported success"},
-        ExitCase{"write adapter 5\ndone\nhang", "bug", "did not exit after its result"},
+        ExitCase{"write adapter 5\ndone\nhang", "machine", "did not exit after its result"},
         ExitCase{"garbage\nhang", "bug", "a message that cannot be read"},
         ExitCase{"close\nhang", "bug", "closing its channel"}));
 
