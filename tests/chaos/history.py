@@ -107,7 +107,7 @@ class Trouble(threading.Thread):
 
 
 def check_store(cluster, clients):
-    store = sqlite3.connect(cluster.path("data", "lathe.db"))
+    store = sqlite3.connect(cluster.path("data", "db", "lathe.db"))
     rows = store.execute("SELECT request_id, id, state FROM jobs").fetchall()
     expected = {request: job for client in clients for request, job in client.jobs.items()}
     found = {request.decode(): job.decode() for request, job, _ in rows}

@@ -33,7 +33,7 @@ POINTS = [
     *_points("coordinator", ("submit", "train", "end", "resume"), SILENT, "store.commit store.committed coordinator.decided"),
     *_points("coordinator", ("submit", "resume"), SILENT, "coordinator.commanded"),
     *_points("coordinator", ("train", "resume"), SILENT + ("error",), "store.step", 20),
-    *_points("coordinator", ("start", "train"), SILENT, "coordinator.registered"),
+    *_points("coordinator", ("start",), SILENT, "coordinator.registered"),
     *_points("coordinator", ("start",), SILENT + ("error=14",), "coordinator.register"),
     *_points("coordinator", ("train", "resume"), SILENT + ("error",), "coordinator.heartbeat", 4),
     *_points("coordinator", ("train", "resume"), SILENT, "coordinator.update", 20),
