@@ -1,13 +1,16 @@
 #include "common/base/sha256.h"
 
+#include <fcntl.h>
 #include <openssl/evp.h>
+#include <unistd.h>
 
 #include <array>
-#include <fstream>
+#include <cerrno>
 #include <vector>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/file.h"
 
 namespace lathe {
 
@@ -41,16 +44,17 @@ std::string Sha256Hex(absl::string_view bytes) {
 }
 
 absl::StatusOr<std::string> Sha256OfFile(const std::filesystem::path& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) return absl::NotFoundError(absl::StrCat(path.string(), ": cannot be opened"));
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
   Sha256 hash;
   std::vector<char> buffer(1 << 20);
-  while (in) {
-    in.read(buffer.data(), static_cast<std::streamsize>(buffer.size()));
-    hash.Update(absl::string_view(buffer.data(), static_cast<size_t>(in.gcount())));
+  while (true) {
+    const ssize_t got = read(fd.get(), buffer.data(), buffer.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": read"));
+    if (got == 0) return hash.FinishHex();
+    hash.Update(absl::string_view(buffer.data(), static_cast<size_t>(got)));
   }
-  if (in.bad()) return absl::DataLossError(absl::StrCat(path.string(), ": reading failed"));
-  return hash.FinishHex();
 }
 
 }  // namespace lathe

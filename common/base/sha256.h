@@ -28,6 +28,7 @@ class Sha256 {
 };
 
 std::string Sha256Hex(absl::string_view bytes);
+// NotFound: there is no such file. Other errors are the disk's.
 absl::StatusOr<std::string> Sha256OfFile(const std::filesystem::path& path);
 
 }  // namespace lathe

@@ -142,8 +142,11 @@ absl::Status AssignmentRun::FetchInputs(const std::stop_token& stop) {
   LATHE_RETURN_IF_ERROR(MakeFolders(folders_));
   LATHE_RETURN_IF_ERROR(fault::Hit("agent.fetch"));
   for (const auto& [name, tree] : assignment_.inputs()) {
-    const absl::Status status = Annotate(
-        parts_.transfers.FetchTree(tree, folders_.input(name), stop), absl::StrCat("input ", name));
+    // A checkpoint is given up when its bytes are wrong: not for a fault of this disk.
+    const Rehash rehash = name == kResumeInput ? Rehash::kYes : Rehash::kNo;
+    const absl::Status status =
+        Annotate(parts_.transfers.FetchTree(tree, folders_.input(name), rehash, stop),
+                 absl::StrCat("input ", name));
     LATHE_RETURN_IF_ERROR(name == kResumeInput ? MarkBadCheckpoint(status) : status);
   }
   LATHE_RETURN_IF_ERROR(fault::Hit("agent.fetched"));

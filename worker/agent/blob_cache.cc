@@ -5,17 +5,22 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "common/base/sha256.h"
 #include "common/base/status.h"
 
 namespace lathe::agent {
 namespace {
 
 // A crash of the machine may have cut the file after it was published.
-bool IsWhole(const BlobStore& store, const BlobRef& blob) {
+bool IsWhole(const BlobStore& store, const BlobRef& blob, Rehash rehash) {
   const absl::StatusOr<std::filesystem::path> path = store.PathOf(blob.sha256);
   std::error_code error;
-  return path.ok() &&
-         std::filesystem::file_size(*path, error) == static_cast<uintmax_t>(blob.size) && !error;
+  const bool has_size =
+      path.ok() && std::filesystem::file_size(*path, error) == static_cast<uintmax_t>(blob.size) &&
+      !error;
+  if (!has_size || rehash == Rehash::kNo) return has_size;
+  const absl::StatusOr<std::string> found = Sha256OfFile(*path);
+  return found.ok() && *found == blob.sha256;
 }
 
 // Unavailable if the stream ended early: what came stays and the next try goes on there.
@@ -47,7 +52,7 @@ absl::Status ReceiveAndCommit(BlobStore& store, const BlobRef& blob, BlobCache::
 
 }  // namespace
 
-absl::Status BlobCache::Fetch(const BlobRef& blob, Download download, Use use) {
+absl::Status BlobCache::Fetch(const BlobRef& blob, Rehash rehash, Download download, Use use) {
   {
     MutexLock lock(mu_);
     changed_.wait(lock, [&] { return !held_.contains(blob.sha256); });
@@ -58,13 +63,13 @@ absl::Status BlobCache::Fetch(const BlobRef& blob, Download download, Use use) {
     held_.erase(blob.sha256);
     changed_.notify_all();
   });
-  LATHE_RETURN_IF_ERROR(FetchHeld(blob, download));
+  LATHE_RETURN_IF_ERROR(FetchHeld(blob, rehash, download));
   LATHE_ASSIGN_OR_RETURN(const std::filesystem::path path, store_->PathOf(blob.sha256));
   return use(path);
 }
 
-absl::Status BlobCache::FetchHeld(const BlobRef& blob, Download download) {
-  if (IsWhole(*store_, blob)) return absl::OkStatus();
+absl::Status BlobCache::FetchHeld(const BlobRef& blob, Rehash rehash, Download download) {
+  if (IsWhole(*store_, blob, rehash)) return absl::OkStatus();
   if (store_->Stat(blob.sha256).complete) LATHE_RETURN_IF_ERROR(store_->Remove(blob.sha256));
   const absl::Status status = ReceiveAndCommit(*store_, blob, download);
   // Bytes that are wrong must not be the beginning of the next try.

@@ -102,7 +102,8 @@ absl::StatusOr<std::filesystem::path> ChatRelay::FetchAdapter(const v1::FileTree
                                                               const std::stop_token& stop) {
   std::filesystem::path folder = adapter_folder_ / TreeDigest(adapter);
   if (fetched_.contains(folder)) return folder;
-  LATHE_RETURN_IF_ERROR(Annotate(transfers_.FetchTree(adapter, folder, stop), "adapter"));
+  LATHE_RETURN_IF_ERROR(
+      Annotate(transfers_.FetchTree(adapter, folder, Rehash::kNo, stop), "adapter"));
   fetched_.insert(folder);
   return folder;
 }

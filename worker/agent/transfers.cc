@@ -99,19 +99,19 @@ absl::Status Transfers::Retry(absl::FunctionRef<absl::Status()> attempt,
   }
 }
 
-absl::Status Transfers::FetchTree(const v1::FileTree& tree, const fs::path& folder,
+absl::Status Transfers::FetchTree(const v1::FileTree& tree, const fs::path& folder, Rehash rehash,
                                   const std::stop_token& stop) {
   LATHE_RETURN_IF_ERROR(ValidateTree(tree));
   LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
   for (const v1::FileRef& file : tree.files()) {
-    LATHE_RETURN_IF_ERROR(
-        Annotate(FetchFile(file, folder / file.path(), stop), absl::StrCat("file ", file.path())));
+    LATHE_RETURN_IF_ERROR(Annotate(FetchFile(file, folder / file.path(), rehash, stop),
+                                   absl::StrCat("file ", file.path())));
   }
   probe_.SetCacheBytes(cache_.Trim());
   return absl::OkStatus();
 }
 
-absl::Status Transfers::FetchFile(const v1::FileRef& file, const fs::path& target,
+absl::Status Transfers::FetchFile(const v1::FileRef& file, const fs::path& target, Rehash rehash,
                                   const std::stop_token& stop) {
   const auto download = [&](int64_t offset, BlobCache::Sink sink) -> absl::Status {
     LATHE_RETURN_IF_ERROR(fault::Hit("agent.download"));
@@ -124,7 +124,8 @@ absl::Status Transfers::FetchFile(const v1::FileRef& file, const fs::path& targe
   const auto place = [&](const fs::path& blob) { return PlaceFile(blob, target); };
   return Retry(
       [&] {
-        return cache_.Fetch(BlobRef{file.blob().sha256(), file.blob().size()}, download, place);
+        return cache_.Fetch(BlobRef{file.blob().sha256(), file.blob().size()}, rehash, download,
+                            place);
       },
       stop);
 }

@@ -41,9 +41,10 @@ class Transfers {
             absl::Duration patience)
       : channel_(channel), gate_(gate), cache_(cache), probe_(probe), patience_(patience) {}
 
-  // Fetches each file of the tree and lays them out in `folder`. InvalidArgument: ValidateTree.
+  // Fetches each file of the tree and lays them out in `folder`. `rehash`: of what the cache has.
+  // InvalidArgument: ValidateTree.
   absl::Status FetchTree(const v1::FileTree& tree, const std::filesystem::path& folder,
-                         const std::stop_token& stop);
+                         Rehash rehash, const std::stop_token& stop);
 
   // Uploads the files below `folder` for an attempt of a job; all are in the store when it returns.
   absl::StatusOr<v1::FileTree> UploadFolder(const std::filesystem::path& folder,
@@ -52,7 +53,7 @@ class Transfers {
 
  private:
   absl::Status FetchFile(const v1::FileRef& file, const std::filesystem::path& target,
-                         const std::stop_token& stop);
+                         Rehash rehash, const std::stop_token& stop);
   absl::Status UploadOnce(int fd, pb::UploadBlobStart start, const std::stop_token& stop);
   absl::Status Retry(absl::FunctionRef<absl::Status()> attempt, const std::stop_token& stop);
 

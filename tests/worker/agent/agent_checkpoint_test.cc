@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <sys/stat.h>
+
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -106,6 +109,28 @@ TEST_F(AgentTest, ACheckpointOnItsWayIsBroughtToItsEndIfTheJobGoesOn) {
 }
 
 // The coordinator then starts the job anew; any other input is the machine's fault.
+TEST_F(AgentTest, ACheckpointThatThisDiskDamagedIsFetchedAgain) {
+  StartAgent();
+  const auto resume = [&](const std::string& id) {
+    pb::Assignment assignment = Train(id, 0, "print " + id + "\nexit 75");
+    (*assignment.mutable_inputs())["resume"] =
+        coordinator_.Tree({{"state.safetensors", coordinator_.AddBlob("the state")}});
+    Assign(assignment);
+    EXPECT_EQ(coordinator_.WaitForEnd(id).cause(), "peer_lost");
+    return coordinator_.record().num_downloads;
+  };
+  const int first = resume("asg-1");
+  const std::string sha256 = Sha256Hex("the state");
+  const auto cached = folder_.path() / "root/cache/blobs" / sha256.substr(0, 2) / sha256;
+  ASSERT_TRUE(std::filesystem::exists(cached));
+  // The script is another one each time; the rest is in the cache.
+  EXPECT_EQ(resume("asg-2"), first + 1);
+  ASSERT_EQ(chmod(cached.c_str(), 0600), 0);
+  std::ofstream(cached) << "tHe state";
+  EXPECT_EQ(resume("asg-3"), first + 3);
+  EXPECT_EQ(*ReadFile(cached), "the state");
+}
+
 TEST_F(AgentTest, AResumeInputThatIsLostIsTheCheckpointsFault) {
   StartAgent();
   for (const std::string name : {"resume", "parent"}) {

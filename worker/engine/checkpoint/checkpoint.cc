@@ -48,7 +48,9 @@ absl::Status CheckFile(const fs::path& dir, const CheckpointFile& file) {
     return absl::DataLossError(absl::StrCat("names the file '", file.name, "'"));
   }
   const absl::StatusOr<std::string> sha256 = Sha256OfFile(dir / file.name);
-  if (!sha256.ok()) return absl::DataLossError(sha256.status().message());
+  // What a disk cannot read now it may read later.
+  if (absl::IsNotFound(sha256.status())) return absl::DataLossError(sha256.status().message());
+  LATHE_RETURN_IF_ERROR(sha256.status());
   if (*sha256 == file.sha256) return absl::OkStatus();
   return absl::DataLossError(
       absl::StrCat(file.name, " has sha256 ", *sha256, "; the manifest says ", file.sha256));
