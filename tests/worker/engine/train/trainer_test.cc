@@ -9,101 +9,21 @@
 #include <limits>
 #include <memory>
 
-#include "tests/testing/fake_observer.h"
-#include "tests/testing/local_group.h"
-#include "tests/testing/shards.h"
+#include "tests/worker/engine/train/trainer_fixture.h"
 
 namespace lathe {
 namespace {
 
+using testing::CopyOf;
 using ::testing::HasSubstr;
+using testing::kSeed;
 using testing::OwnedRow;
 using testing::RandomRow;
-
-constexpr uint64_t kSeed = 5;
-
-JobSpec Spec() {
-  JobSpec spec;
-  spec.seed = static_cast<int64_t>(kSeed);
-  spec.epochs = 1;
-  spec.batch_size = 3;
-  spec.micro_batch_tokens = 128;
-  spec.learning_rate = 1e-2;
-  spec.warmup_ratio = 0;
-  return spec;
-}
-
-// One rank with a model of its own, as in a process of its own. It trains an adapter, or with
-// method full every parameter.
-struct RankState {
-  // `dropout` not 0: a new adapter with it.
-  RankState(Communicator& group, const Shard& rows, const JobSpec& spec, bool fp64 = false,
-            bool checkpointing = false, double dropout = 0) {
-    const bool full = spec.method == "full";
-    auto loaded = LanguageModel::Load(
-        "tests/data/tiny-llama",
-        {.fp64 = fp64, .activation_checkpointing = checkpointing, .trainable = full});
-    EXPECT_TRUE(loaded.ok()) << loaded.status();
-    model = *std::move(loaded);
-    if (!full && dropout > 0) {
-      EXPECT_TRUE(model->AddAdapter("a", {.rank = 4, .dropout = dropout}, kSeed).ok());
-    } else if (!full) {
-      EXPECT_TRUE(model->LoadAdapter("a", "tests/data/tiny-adapter").ok());
-    }
-    trainer = std::make_unique<Trainer>(
-        TrainerParts{*model, full ? "" : "a", rows, group, observer, clock}, spec);
-  }
-
-  std::vector<at::Tensor> Gradients() const {
-    std::vector<at::Tensor> gradients;
-    for (const AdapterTensor& entry : trainer->parameters().tensors()) {
-      gradients.push_back(entry.tensor.grad().clone());
-    }
-    return gradients;
-  }
-
-  std::unique_ptr<LanguageModel> model;
-  testing::FakeObserver observer;
-  testing::TickingClock clock;
-  std::unique_ptr<Trainer> trainer;
-};
-
-struct RunResult {
-  std::vector<std::vector<at::Tensor>> gradients;  // Per step, per adapter tensor.
-  std::vector<StepStats> stats;
-  at::Tensor values;  // At the end.
-};
-
-// What rank `watched` of a group of `size` sees of the whole run.
-RunResult RunRanks(int size, int watched, const Shard& rows, const JobSpec& spec, bool fp64) {
-  RunResult result;
-  testing::LocalGroup(size).Run([&](Communicator& group) {
-    RankState rank(group, rows, spec, fp64);
-    while (rank.trainer->num_done() < rank.trainer->num_steps()) {
-      const auto stats = rank.trainer->Step();
-      ASSERT_TRUE(stats.ok()) << stats.status();
-      if (group.rank() != watched) continue;
-      result.stats.push_back(*stats);
-      result.gradients.push_back(rank.Gradients());
-    }
-    if (group.rank() == watched) {
-      result.values = at::cat({at::zeros({0}, rank.trainer->gradients().options())});
-      for (const AdapterTensor& entry : rank.trainer->parameters().tensors()) {
-        result.values = at::cat({result.values, entry.tensor.detach().flatten()});
-      }
-    }
-  });
-  return result;
-}
-
-// Step 1: three micro-batches. Rank 0 of 2 has 1 trained token in two of them, rank 1 has 500 in
-// one. Step 2 is the short last batch of an epoch.
-Shard UnevenRows() {
-  return testing::MakeShardVisitedInOrder(
-      {RandomRow(511, 1, 1), RandomRow(510, 500, 2), RandomRow(20, 0, 3), RandomRow(40, 7, 4),
-       RandomRow(30, 29, 5)},
-      kSeed);
-}
+using testing::RankState;
+using testing::RunRanks;
+using testing::RunResult;
+using testing::Spec;
+using testing::UnevenRows;
 
 void ExpectSameGradients(const RunResult& one, const RunResult& many, double tolerance) {
   ASSERT_EQ(one.gradients.size(), many.gradients.size());
@@ -194,10 +114,10 @@ TEST(TrainerTest, SameSeedAndRanksGiveTheSameBits) {
   const RunResult first = RunRanks(2, 0, rows, spec, false);
   const RunResult again = RunRanks(2, 0, rows, spec, false);
   const RunResult other_rank = RunRanks(2, 1, rows, spec, false);
-  EXPECT_TRUE(at::equal(first.values, again.values));
-  EXPECT_TRUE(at::equal(first.values, other_rank.values));
+  EXPECT_TRUE(at::equal(first.state.values, again.state.values));
+  EXPECT_TRUE(at::equal(first.state.values, other_rank.state.values));
   spec.seed = 6;
-  EXPECT_FALSE(at::equal(first.values, RunRanks(2, 0, rows, spec, false).values));
+  EXPECT_FALSE(at::equal(first.state.values, RunRanks(2, 0, rows, spec, false).state.values));
 }
 
 struct ResumeCase {
@@ -212,12 +132,6 @@ INSTANTIATE_TEST_SUITE_P(Trainings, ResumeTest,
                                            ResumeCase{"TwoRanks", 2, "sft", 0.2},
                                            ResumeCase{"AllParameters", 2, "full", 0}),
                          [](const auto& test) { return test.param.name; });
-
-// Its own memory, as a file's.
-TrainerState CopyOf(const TrainerState& state) {
-  return {state.num_done, state.ledger, state.values.clone(), state.first_moments.clone(),
-          state.second_moments.clone()};
-}
 
 TEST_P(ResumeTest, ATrainingThatGoesOnEndsWithTheSameBits) {
   at::set_num_threads(1);
