@@ -92,6 +92,21 @@ TEST(LocalGroupTest, SeveralSumsMayBeOnTheirWay) {
   testing::LocalGroup(3).Run(ExpectSeveralSumsOnTheirWay);
 }
 
+// Exact sums of gradients: every bit of 64 counts, and what wraps on the way comes back.
+void ExpectWholeNumbersAreSummedToTheLastBit(Communicator& group) {
+  constexpr int64_t kLarge = (int64_t{1} << 62) + 1;
+  at::Tensor sums = at::full({1000}, group.rank() == 2 ? -kLarge : kLarge, at::kLong);
+  ASSERT_TRUE(group.AllReduceSum(sums).ok());
+  EXPECT_TRUE(at::equal(sums, at::full({1000}, kLarge, at::kLong))) << sums[0];
+}
+
+TEST(GlooCommunicatorTest, WholeNumbersAreSummedToTheLastBit) {
+  RunGloo(3, ExpectWholeNumbersAreSummedToTheLastBit);
+}
+TEST(LocalGroupTest, WholeNumbersAreSummedToTheLastBit) {
+  testing::LocalGroup(3).Run(ExpectWholeNumbersAreSummedToTheLastBit);
+}
+
 // Rank r has r, r + 1, ... in `whole`.
 void ExpectPiecesAreSummedAndGathered(Communicator& group) {
   const int size = group.size();

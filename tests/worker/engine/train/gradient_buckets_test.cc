@@ -35,7 +35,7 @@ TEST(GradientBucketsTest, RangesStartDuringTheLastBackwardPassAndSumOverTheRanks
   testing::LocalGroup(2).Run([](Communicator& group) {
     Model model;
     FlatParameters parameters(model.tensors);
-    GradientBuckets buckets(parameters, group, kBucketBytes);
+    GradientBuckets buckets(parameters, group, {.bucket_bytes = kBucketBytes});
     ASSERT_EQ(buckets.num_buckets(), 2U);
     for (int step = 0; step < 2; ++step) {
       parameters.ZeroGradients();
@@ -54,7 +54,7 @@ TEST(GradientBucketsTest, RankWithoutABackwardPassTakesPart) {
   testing::LocalGroup(2).Run([](Communicator& group) {
     Model model;
     FlatParameters parameters(model.tensors);
-    GradientBuckets buckets(parameters, group, kBucketBytes);
+    GradientBuckets buckets(parameters, group, {.bucket_bytes = kBucketBytes});
     if (group.rank() == 0) {
       buckets.Arm();
       model.Backward(3);
@@ -69,7 +69,7 @@ TEST(GradientBucketsTest, RangeWithATensorThatGetsNoGradientWaitsForFinish) {
   testing::LocalGroup(2).Run([](Communicator& group) {
     Model model;
     FlatParameters parameters(model.tensors);
-    GradientBuckets buckets(parameters, group, kBucketBytes);
+    GradientBuckets buckets(parameters, group, {.bucket_bytes = kBucketBytes});
     buckets.Arm();
     model.Backward(2, /*first=*/1);
     ASSERT_TRUE(buckets.Finish().ok());
@@ -79,12 +79,38 @@ TEST(GradientBucketsTest, RangeWithATensorThatGetsNoGradientWaitsForFinish) {
   });
 }
 
+TEST(GradientBucketsTest, ExactSumsTakeEveryMicroBatchOnce) {
+  testing::LocalGroup(3).Run([](Communicator& group) {
+    Model model;
+    FlatParameters parameters(model.tensors);
+    GradientBuckets buckets(parameters, group, {.exact = true, .bucket_bytes = kBucketBytes});
+    for (int step = 0; step < 2; ++step) {
+      buckets.SetZero();
+      if (group.rank() < 2) {  // The third has none.
+        model.Backward(-1);
+        EXPECT_EQ(buckets.EndMicroBatch().item<double>(), 1);
+        ExpectAll(parameters.gradients(), 0);
+        buckets.Arm();
+        model.Backward(10.0 + group.rank(), /*first=*/static_cast<size_t>(step));
+        EXPECT_EQ(buckets.EndMicroBatch().item<double>(), 10 + group.rank());
+      }
+      ASSERT_TRUE(buckets.Finish().ok());
+      // In the second step the first tensor gets no gradient in the last pass: its range waits.
+      EXPECT_EQ(buckets.num_started_early(),
+                group.rank() < 2 ? 2U - static_cast<size_t>(step) : 0U);
+      ExpectAll(parameters.gradients().narrow(0, 0, 4), step == 0 ? 19 : -2);
+      ExpectAll(parameters.gradients().narrow(0, 4, 5), 19);
+      parameters.CheckViews();
+    }
+  });
+}
+
 TEST(GradientBucketsTest, LostPeerIsUnavailable) {
   testing::LocalGroup(2).Run([](Communicator& group) {
     if (group.rank() == 1) return;
     Model model;
     FlatParameters parameters(model.tensors);
-    GradientBuckets buckets(parameters, group, kBucketBytes);
+    GradientBuckets buckets(parameters, group, {.bucket_bytes = kBucketBytes});
     buckets.Arm();
     model.Backward(1);
     EXPECT_EQ(buckets.Finish().code(), absl::StatusCode::kUnavailable);
@@ -95,7 +121,7 @@ TEST(GradientBucketsTest, TakesItsHooksOffTheTensors) {
   const auto group = MakeSoloCommunicator();
   Model model;
   FlatParameters parameters(model.tensors);
-  { const GradientBuckets buckets(parameters, *group, kBucketBytes); }
+  { const GradientBuckets buckets(parameters, *group, {.bucket_bytes = kBucketBytes}); }
   model.Backward(1);
   ExpectAll(parameters.gradients(), 1);
 }

@@ -302,7 +302,7 @@ TEST(TrainerTest, AllParametersAreReducedWhileTheBackwardPassStillRuns) {
   ASSERT_TRUE(model.ok()) << model.status();
   WatchingCommunicator group;
   FlatParameters parameters((*model)->ParameterTensors());
-  GradientBuckets buckets(parameters, group, /*bucket_bytes=*/8192);
+  GradientBuckets buckets(parameters, group, {.bucket_bytes = 8192});
   ASSERT_GT(buckets.num_buckets(), 4U);
   const at::Tensor embedding = parameters.tensors()[0].tensor.grad();
   size_t num_before_the_end = 0;
