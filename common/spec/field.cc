@@ -81,6 +81,9 @@ const std::array kFields = {
     LATHE_FIELD("beta2", beta2, "AdamW, 0 to below 1"),
     LATHE_FIELD("eps", eps, "AdamW, above 0"),
     LATHE_FIELD("ranks", ranks, "processes that train data-parallel, 1 to 4096"),
+    LATHE_FIELD("reduction", reduction,
+                "exact: the same bits with any number of ranks; fast: sums of floats; chosen when "
+                "empty"),
     LATHE_FIELD("checkpoint.every_steps", checkpoint.every_steps, "steps between checkpoints"),
     LATHE_FIELD("max_restarts", max_restarts, "attempts after the first, 0 to 100"),
 };

@@ -90,6 +90,9 @@ absl::Status Validate(const JobSpec& spec) {
   }
   LATHE_RETURN_IF_ERROR(ValidateOptimizer(spec));
   LATHE_RETURN_IF_ERROR(InRange("ranks", spec.ranks, 1, 4096));
+  if (!spec.reduction.empty()) {
+    LATHE_RETURN_IF_ERROR(OneOf("reduction", spec.reduction, {"fast", "exact"}));
+  }
   LATHE_RETURN_IF_ERROR(InRange("checkpoint.every_steps", spec.checkpoint.every_steps, 1, 1000000));
   return InRange("max_restarts", spec.max_restarts, 0, 100);
 }
@@ -97,6 +100,7 @@ absl::Status Validate(const JobSpec& spec) {
 JobSpec Resolve(JobSpec spec, const std::string& unique) {
   if (spec.learning_rate == 0) spec.learning_rate = IsFullTuning(spec) ? 2e-5 : 3e-4;
   if (spec.base_dtype.empty()) spec.base_dtype = spec.device == "cuda" ? "bf16" : "f32";
+  if (spec.reduction.empty()) spec.reduction = "fast";
   // A fixed number, not free memory: the content of micro-batches is part of the result and must
   // not depend on where the job happens to run. A GPU is idle half of the time with fewer.
   if (spec.micro_batch_tokens == 0) {

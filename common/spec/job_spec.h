@@ -56,6 +56,9 @@ struct JobSpec {
   double beta2 = 0.999;                   // [0, 1).
   double eps = 1e-8;                      // (0, 1].
   int ranks = 1;                          // Processes that train data-parallel, [1, 4096].
+  // fast | exact: how gradients are added up. exact: as whole numbers, so that any number of ranks
+  // gives the same bits, for 8 bytes per trained parameter. Empty: fast.
+  std::string reduction;
   CheckpointSpec checkpoint;
   int max_restarts = 5;  // Attempts after the first, [0, 100].
 
@@ -64,6 +67,7 @@ struct JobSpec {
 };
 
 inline bool IsFullTuning(const JobSpec& spec) { return spec.method == "full"; }
+inline bool IsExactReduction(const JobSpec& spec) { return spec.reduction == "exact"; }
 // What the training makes: "model" or "adapter".
 inline const char* ResultKind(const JobSpec& spec) {
   return IsFullTuning(spec) ? "model" : "adapter";
@@ -73,7 +77,7 @@ inline const char* ResultKind(const JobSpec& spec) {
 absl::Status Validate(const JobSpec& spec);
 
 // All zero and empty "chosen for you" values filled in: learning_rate, micro_batch_tokens, name,
-// base_dtype.
+// base_dtype, reduction.
 // What comes back is what is stored and what runs. Pure. `unique` ends a generated name.
 JobSpec Resolve(JobSpec spec, const std::string& unique);
 

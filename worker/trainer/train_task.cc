@@ -34,8 +34,10 @@ namespace {
 
 constexpr char kAdapter[] = "trained";
 constexpr char kParent[] = "parent";
-// Of full tuning: a parameter, its gradient and AdamW's two moments, in 32-bit floats.
+// Of full tuning: a parameter, its gradient and AdamW's two moments, in 32-bit floats; and its
+// exact sum, a 64-bit whole number.
 constexpr int64_t kBytesPerParameter = 16;
+constexpr int64_t kBytesPerExactSum = 8;
 
 LoraOptions LoraOf(const LoraSpec& spec) {
   return {.rank = spec.rank,
@@ -63,13 +65,15 @@ int64_t NumParameters(const ModelConfig& config) {
 // Before gigabytes are read. Activations come on top.
 absl::Status CheckMemory(const TrainTask& task) {
   LATHE_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(task.model_dir));
-  const int64_t needed = NumParameters(config) * kBytesPerParameter;
+  const bool exact = IsExactReduction(task.spec);
+  const int64_t per_parameter = kBytesPerParameter + (exact ? kBytesPerExactSum : 0);
+  const int64_t needed = NumParameters(config) * per_parameter;
   if (task.machine_memory_bytes == 0 || needed <= task.machine_memory_bytes) {
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(absl::StrCat(
       "method full needs ", HumanBytes(needed), " for ", NumParameters(config), " parameters (",
-      kBytesPerParameter, " bytes each) and memory for activations; this machine has ",
+      per_parameter, " bytes each) and memory for activations; this machine has ",
       HumanBytes(task.machine_memory_bytes), ": use method sft or qlora, or a larger machine"));
 }
 

@@ -153,6 +153,8 @@ TEST_F(ParityTest, FullTuningOnAMachineThatIsTooSmallIsRefusedWithFigures) {
               ::testing::MatchesRegex("method full needs .* KiB for [0-9]+ parameters \\(16 bytes "
                                       "each\\) and memory for activations; this machine has "
                                       "256.0 KiB: use .*"));
+  spec_.reduction = "exact";
+  EXPECT_THAT(std::string(Train([] {}).status().message()), HasSubstr("(24 bytes each)"));
   spec_.method = "sft";
   EXPECT_TRUE(Train([] {}).ok());
 }

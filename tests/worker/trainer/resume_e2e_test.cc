@@ -3,16 +3,21 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <thread>
+#include <vector>
 
 #include "common/base/exit_codes.h"
 #include "common/base/file.h"
+#include "common/base/status.h"
 #include "tests/testing/fake_observer.h"
 #include "tests/testing/shards.h"
 #include "tests/testing/subprocess.h"
 #include "worker/engine/checkpoint/checkpoint.h"
+#include "worker/engine/dist/communicator_gloo.h"
 #include "worker/trainer/train_task.h"
 
 namespace lathe {
@@ -20,6 +25,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using ::testing::HasSubstr;
+
+// As in communicator_gloo_test.cc: ranks are threads here.
+const int kNoFlightRecorder = setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/1);
 
 class ResumeTest : public ::testing::Test {
  protected:
@@ -44,6 +52,42 @@ class ResumeTest : public ::testing::Test {
   absl::StatusOr<TrainResult> Train(const JobSpec& spec, const fs::path& resume_dir,
                                     std::stop_token pause = {}) {
     observer_ = {};
+    TrainTask task = Task(spec, resume_dir);
+    task.pause = std::move(pause);
+    absl::StatusOr<TrainResult> result = RunTrainTask(task, observer_, {});
+    fs::remove_all(path("out"));
+    return result;
+  }
+
+  // The same by ranks that are threads of this process, over real sockets. What rank 0 has.
+  absl::StatusOr<TrainResult> TrainRanks(int ranks, const JobSpec& spec,
+                                         const fs::path& resume_dir) {
+    LATHE_ASSIGN_OR_RETURN(BoundSocket bound, BindLoopback());
+    std::vector<absl::StatusOr<TrainResult>> results(static_cast<size_t>(ranks));
+    std::vector<testing::FakeObserver> observers(results.size());
+    {
+      std::vector<std::jthread> threads;
+      for (size_t rank = 0; rank < results.size(); ++rank) {
+        threads.emplace_back([&, rank] {
+          TrainTask task = Task(spec, resume_dir);
+          task.join = [&, rank] {
+            GlooOptions options;
+            options.rank = static_cast<int>(rank);
+            options.size = ranks;
+            options.port = bound.port;
+            if (rank == 0) options.listen_fd = std::move(bound.fd);
+            return JoinGlooGroup(std::move(options));
+          };
+          results[rank] = RunTrainTask(task, observers[rank], {});
+        });
+      }
+    }
+    observer_ = observers[0];
+    fs::remove_all(path("out"));
+    return std::move(results[0]);
+  }
+
+  TrainTask Task(const JobSpec& spec, const fs::path& resume_dir) const {
     TrainTask task{.model_dir = path("model"),
                    .shard_dir = path("shards"),
                    .output_dir = path("out"),
@@ -52,15 +96,12 @@ class ResumeTest : public ::testing::Test {
                    .resume_dir = resume_dir,
                    .spec = Resolve(spec, "run"),
                    .threads = 1,
-                   .pause = std::move(pause),
                    .join = [] { return MakeSoloCommunicator(); },
                    .machine_memory_bytes = 0};
     task.answer_afresh = [](const AnswerRequest& request) {
       return AnswerAfresh(request, testing::Program("lathe-trainer"));
     };
-    absl::StatusOr<TrainResult> result = RunTrainTask(task, observer_, {});
-    fs::remove_all(path("out"));
-    return result;
+    return task;
   }
 
   // The newest one of a whole training, copied: another training would replace it.
@@ -109,6 +150,32 @@ TEST_F(ResumeTest, EndsWithTheBitsAndTheLedgerOfAnUndisturbedTrainingAndProvesIt
     fs::remove_all(path("kept"));
     fs::remove_all(path("checkpoints"));
   }
+}
+
+// Four micro-batches a step.
+TEST_F(ResumeTest, WithExactReductionAnotherNumberOfRanksGoesOnWithTheSameBits) {
+  spec_.reduction = "exact";
+  spec_.micro_batch_tokens = 16;
+  const auto whole = TrainRanks(2, spec_, {});
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  const std::vector<Evaluation> after = observer_.after;
+  const std::vector<StepStats> steps = observer_.steps;
+  const fs::path checkpoint = CheckpointOf(*whole);
+  for (const int ranks : {1, 4}) {
+    spec_.ranks = ranks;
+    const auto resumed = TrainRanks(ranks, spec_, checkpoint);
+    ASSERT_TRUE(resumed.ok()) << resumed.status();
+    EXPECT_EQ(resumed->adapter_sha256, whole->adapter_sha256) << ranks << " ranks";
+    EXPECT_EQ(resumed->ledger, whole->ledger);
+    EXPECT_EQ(resumed->resumed_step, step_);
+    EXPECT_TRUE(resumed->resume_verified);
+    EXPECT_EQ(observer_.after.at(0).loss, after.at(0).loss);
+    EXPECT_EQ(observer_.steps.back().loss, steps.back().loss);
+    EXPECT_EQ(observer_.steps.back().grad_norm, steps.back().grad_norm);
+  }
+  // Of the other reduction it is no checkpoint: the bits would change on the way.
+  spec_.reduction = "fast";
+  EXPECT_THAT(Train(spec_, checkpoint).status().message(), HasSubstr("settings differs"));
 }
 
 TEST_F(ResumeTest, APausedTrainingLeavesACheckpointOfItsLastStep) {

@@ -130,6 +130,39 @@ TEST_F(RunTest, KilledRankIsStartedAgainAndTheResultHasTheSameBits) {
   EXPECT_EQ(FileSha("out"), FileSha("undisturbed"));
 }
 
+// What depends on the training alone in the lines that a user sees: losses and norms.
+std::vector<std::string> Figures(const std::string& output) {
+  const std::regex line(
+      "(step \\d+/\\d+  loss \\S+  lr \\S+  grad \\S+|held-out loss [^\n]*accuracy[^\n]*)");
+  std::vector<std::string> figures;
+  for (std::sregex_iterator it(output.begin(), output.end(), line), end; it != end; ++it) {
+    figures.push_back((*it)[1]);
+  }
+  return figures;
+}
+
+// Five micro-batches a step, of one row each, but for the last one of an epoch.
+TEST_F(RunTest, ExactReductionGivesTheSameBitsWithOneRankTwoAndFour) {
+  const std::string job = "  dropout: 0.1\nmicro_batch_tokens: 16\nepochs: 2\nreduction: ";
+  WriteJob(job + "exact\n");
+  Subprocess one(Command("one", 1));
+  ASSERT_EQ(one.Wait(), 0) << one.output();
+  EXPECT_EQ(Figures(one.output()).size(), 2U + 2 * 8) << one.output();
+  for (const int ranks : {2, 4}) {
+    const std::string out = absl::StrCat("of", ranks);
+    Subprocess many(Command(out, ranks));
+    ASSERT_EQ(many.Wait(), 0) << many.output();
+    EXPECT_EQ(FileSha(out), FileSha("one")) << ranks << " ranks";
+    EXPECT_EQ(Figures(many.output()), Figures(one.output()));
+  }
+  WriteJob(job + "fast\n");
+  for (const int ranks : {1, 2}) {
+    Subprocess fast(Command(absl::StrCat("fast", ranks), ranks));
+    ASSERT_EQ(fast.Wait(), 0) << fast.output();
+  }
+  EXPECT_NE(FileSha("fast1"), FileSha("fast2")) << "the rows show no difference";
+}
+
 // Masks are functions of seed, step and micro-batch, so any rank draws the same ones. A step has
 // two micro-batches here: the sums of one rank and of two have the same order.
 TEST_F(RunTest, DropoutAndRankStabilisationGiveTheSameBitsForOneRankAndTwo) {

@@ -17,6 +17,17 @@
 namespace lathe {
 namespace {
 
+// The columns of what ranks tell each other [M + 1, 2].
+constexpr int64_t kLoss = 0;
+constexpr int64_t kLargest = 1;
+
+// Of a micro-batch of this rank.
+struct OwnReport {
+  size_t index = 0;
+  at::Tensor loss_sum = {};
+  at::Tensor largest = {};
+};
+
 // Adds the time from the last call (or construction) to `total`.
 class Lap {
  public:
@@ -86,7 +97,7 @@ Trainer::Trainer(TrainerParts parts, const JobSpec& spec)
       order_(OrderOf(spec, parts_.rows)),
       schedule_(ScheduleOf(spec, order_.num_steps())),
       parameters_(TrainedTensors(parts_)),
-      buckets_(parameters_, parts_.group),
+      buckets_(parameters_, parts_.group, {.exact = IsExactReduction(spec)}),
       optimizer_(parameters_.values(), AdamWOf(spec), DecayRangesOf(parameters_)) {}
 
 absl::StatusOr<StepStats> Trainer::Step(bool stop) {
@@ -95,14 +106,15 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   const std::vector<uint32_t> rows = order_.RowsOfStep(num_done_);
   const StepPlan plan = PlanStep(parts_.rows, rows, spec_.micro_batch_tokens);
   LATHE_RETURN_IF_ERROR(CheckTrainable(plan));
-  parameters_.ZeroGradients();
-  LATHE_ASSIGN_OR_RETURN(at::Tensor losses, ForwardBackward(plan, stop, timing));
+  buckets_.SetZero();
+  LATHE_ASSIGN_OR_RETURN(at::Tensor reports, ForwardBackward(plan, stop, timing));
 
   Lap lap(parts_.clock);
-  LATHE_RETURN_IF_ERROR(Reduce(losses));
+  LATHE_RETURN_IF_ERROR(Reduce(reports));
   lap.AddTo(timing.reduce);
 
-  LATHE_RETURN_IF_ERROR(CheckLosses(plan, losses));
+  LATHE_RETURN_IF_ERROR(CheckLosses(plan, reports));
+  LATHE_RETURN_IF_ERROR(CheckLargest(plan, reports));
   parameters_.gradients().div_(static_cast<double>(plan.trained_tokens));
   timing.grad_norm = ClipGradNorm(parameters_.gradients(), spec_.max_grad_norm);
   LATHE_RETURN_IF_ERROR(CheckGradNorm(plan, timing.grad_norm));
@@ -117,8 +129,8 @@ absl::StatusOr<StepStats> Trainer::Step(bool stop) {
   ++num_done_;
   ++num_timed_;
   busy_ += timing.step;
-  stopped_ = losses[-1].item<double>() > 0;
-  const StepStats stats = ReadStats(plan, losses, timing);
+  stopped_ = reports[-1][0].item<double>() > 0;
+  const StepStats stats = ReadStats(plan, reports, timing);
   LATHE_RETURN_IF_ERROR(fault::Hit("train.report"));
   parts_.observer.OnStep(stats);
   return stats;
@@ -157,6 +169,13 @@ at::Tensor Trainer::RunMicroBatch(const StepPlan& plan, size_t index, Timing& ti
   return loss_sum.detach();
 }
 
+at::Tensor Trainer::EndMicroBatch(Timing& timing) {
+  Lap lap(parts_.clock);
+  at::Tensor largest = buckets_.EndMicroBatch();
+  lap.AddTo(timing.reduce);
+  return largest;
+}
+
 absl::Status Trainer::RunProbe() {
   if (!probe_ || !IsOwnMicroBatch(0, parts_.group.rank(), parts_.group.size())) {
     return absl::OkStatus();
@@ -172,33 +191,38 @@ absl::Status Trainer::RunProbe() {
 absl::StatusOr<at::Tensor> Trainer::ForwardBackward(const StepPlan& plan, bool stop,
                                                     Timing& timing) {
   const size_t num_micro_batches = plan.micro_batches.size();
-  at::Tensor losses = at::zeros({static_cast<int64_t>(num_micro_batches) + 1}, at::kDouble);
-  std::vector<std::pair<int64_t, at::Tensor>> own;
+  std::vector<OwnReport> own;
   for (size_t i = 0; i < num_micro_batches; ++i) {
     if (!IsOwnMicroBatch(i, parts_.group.rank(), parts_.group.size())) continue;
     parts_.observer.OnPhase("train");
     LATHE_RETURN_IF_ERROR(fault::Hit("train.micro_batch"));
-    own.emplace_back(i, RunMicroBatch(plan, i, timing));
+    own.push_back({.index = i, .loss_sum = RunMicroBatch(plan, i, timing)});
     if (i == 0 && probe_) {
-      const auto loss = own[0].second.item<double>();
+      const auto loss = own[0].loss_sum.item<double>();
       LATHE_RETURN_IF_ERROR(std::exchange(probe_, nullptr)(loss, parameters_.gradients()));
     }
+    own.back().largest = EndMicroBatch(timing);
   }
   // Read when all are queued: a GPU is not waited for in between.
   Lap lap(parts_.clock);
-  for (const auto& [i, loss] : own) losses[i] = loss.item<double>();
+  at::Tensor reports = at::zeros({static_cast<int64_t>(num_micro_batches) + 1, 2}, at::kDouble);
+  for (const OwnReport& report : own) {
+    at::Tensor line = reports[static_cast<int64_t>(report.index)];
+    line[kLoss] = report.loss_sum.item<double>();
+    line[kLargest] = report.largest.item<double>();
+  }
   lap.AddTo(timing.backward);
-  losses[-1] = stop ? 1.0 : 0.0;
+  reports[-1][0] = stop ? 1.0 : 0.0;
   if (num_timed_ == 0) parameters_.CheckViews();
-  return losses;
+  return reports;
 }
 
-absl::Status Trainer::Reduce(at::Tensor& losses) {
+absl::Status Trainer::Reduce(at::Tensor& reports) {
   parts_.observer.OnPhase("reduce");
   LATHE_RETURN_IF_ERROR(fault::Hit("train.reduce"));
   LATHE_RETURN_IF_ERROR(buckets_.Finish());
   LATHE_RETURN_IF_ERROR(fault::Hit("train.reduced"));
-  return parts_.group.AllReduceSum(losses);
+  return parts_.group.AllReduceSum(reports);
 }
 
 absl::Status Trainer::CheckTrainable(const StepPlan& plan) const {
@@ -208,14 +232,31 @@ absl::Status Trainer::CheckTrainable(const StepPlan& plan) const {
                    DescribeRows(parts_.rows, plan), "; a row needs at least one"));
 }
 
-absl::Status Trainer::CheckLosses(const StepPlan& plan, const at::Tensor& losses) const {
+absl::Status Trainer::CheckLosses(const StepPlan& plan, const at::Tensor& reports) const {
   for (size_t i = 0; i < plan.micro_batches.size(); ++i) {
-    const double loss = losses[static_cast<int64_t>(i)].item<double>();
+    const auto loss = reports[static_cast<int64_t>(i)][kLoss].item<double>();
     if (std::isfinite(loss)) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("step ", num_done_ + 1, ": the loss is ", loss, ", which is not finite, in ",
                      DescribeRows(parts_.rows, plan.micro_batches[i]),
                      "; look at these rows, or lower learning_rate"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Trainer::CheckLargest(const StepPlan& plan, const at::Tensor& reports) const {
+  double total = 0;
+  for (size_t i = 0; i < plan.micro_batches.size(); ++i) {
+    const auto largest = reports[static_cast<int64_t>(i)][kLargest].item<double>();
+    total += largest;
+    // The first that is not finite, or that is one too many.
+    if (total <= ExactSums::kMaxTotal) continue;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "step ", num_done_ + 1, ": the largest gradient is ", largest, " in ",
+        DescribeRows(parts_.rows, plan.micro_batches[i]), " and ", total,
+        " added up so far; with reduction exact it must be at most ", ExactSums::kMaxTotal,
+        " before it is divided by the trained tokens: look at these rows, lower learning_rate, or "
+        "set reduction fast"));
   }
   return absl::OkStatus();
 }
@@ -227,14 +268,16 @@ absl::Status Trainer::CheckGradNorm(const StepPlan& plan, double grad_norm) cons
       DescribeRows(parts_.rows, plan), "; look at these rows, or lower learning_rate"));
 }
 
-StepStats Trainer::ReadStats(const StepPlan& plan, const at::Tensor& losses,
+StepStats Trainer::ReadStats(const StepPlan& plan, const at::Tensor& reports,
                              const Timing& timing) const {
   StepStats stats;
   stats.step = num_done_;
   stats.num_steps = num_steps();
   stats.num_micro_batches = static_cast<int64_t>(plan.micro_batches.size());
   // One after the other, whoever computed them: the sum does not depend on the number of ranks.
-  for (int64_t i = 0; i < stats.num_micro_batches; ++i) stats.loss += losses[i].item<double>();
+  for (int64_t i = 0; i < stats.num_micro_batches; ++i) {
+    stats.loss += reports[i][kLoss].item<double>();
+  }
   stats.loss /= static_cast<double>(plan.trained_tokens);
   stats.learning_rate = timing.learning_rate;
   stats.grad_norm = timing.grad_norm;

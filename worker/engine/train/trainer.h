@@ -45,8 +45,8 @@ struct TrainerState {
 
 // Data-parallel fine-tuning of one adapter or a whole model, as one rank of the group. semantics.md
 // sections 0 and 1: loss = sum over all ranks and micro-batches of token losses / trained tokens of
-// the step. The same seed, data and number of ranks give the same bits. Thread-compatible; throws
-// c10::Error where libtorch does.
+// the step. The same seed, data and number of ranks give the same bits; with `reduction` exact any
+// number of ranks does. Thread-compatible; throws c10::Error where libtorch does.
 class Trainer {
  public:
   // `spec` is resolved and valid. REQUIRES: the shard has rows.
@@ -59,7 +59,8 @@ class Trainer {
   bool stopped() const { return stopped_; }
 
   // One optimizer step; `stop` asks all ranks to end after it. FailedPrecondition: loss or gradient
-  // is not finite, or no token is trained; names step and rows, and the weights are as they were.
+  // is not finite or too large for exact sums, or no token is trained; names step and rows, and the
+  // weights are as they were.
   // Unavailable: a peer is gone. REQUIRES: num_done() < num_steps().
   absl::StatusOr<StepStats> Step(bool stop = false);
 
@@ -88,16 +89,21 @@ class Trainer {
  private:
   struct Timing;
 
-  // Loss sum per micro-batch [M + 1] (0 for those of other ranks; last: the request to stop);
-  // gradients are added to the flat buffer, and the last backward pass starts to reduce them.
+  // What ranks tell each other [M + 1, 2]: loss sum and largest gradient per micro-batch, 0 for
+  // those of other ranks; last the request to stop. Gradients are added up, and the last backward
+  // pass starts to reduce them.
   absl::StatusOr<at::Tensor> ForwardBackward(const StepPlan& plan, bool stop, Timing& timing);
   // The loss sum of micro-batch `index`, whose gradients are added to the flat buffer.
   at::Tensor RunMicroBatch(const StepPlan& plan, size_t index, Timing& timing);
-  absl::Status Reduce(at::Tensor& losses);
+  // Its largest gradient, if that matters.
+  at::Tensor EndMicroBatch(Timing& timing);
+  absl::Status Reduce(at::Tensor& reports);
   absl::Status CheckTrainable(const StepPlan& plan) const;
-  absl::Status CheckLosses(const StepPlan& plan, const at::Tensor& losses) const;
+  absl::Status CheckLosses(const StepPlan& plan, const at::Tensor& reports) const;
+  // Whether the exact sums are right.
+  absl::Status CheckLargest(const StepPlan& plan, const at::Tensor& reports) const;
   absl::Status CheckGradNorm(const StepPlan& plan, double grad_norm) const;
-  StepStats ReadStats(const StepPlan& plan, const at::Tensor& losses, const Timing& timing) const;
+  StepStats ReadStats(const StepPlan& plan, const at::Tensor& reports, const Timing& timing) const;
 
   TrainerParts parts_;
   const JobSpec spec_;

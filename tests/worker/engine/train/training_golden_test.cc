@@ -50,11 +50,13 @@ const Start kTinyAdapter = {"tests/data/goldens/training.json", "tests/data/tiny
                             "tests/data/tiny-adapter-init"};
 const Start kTinyFull = {"tests/data/goldens/training-full.json", "tests/data/tiny-llama", ""};
 
-void ExpectGoldenCurve(const Start& start, bool fp64, double loss_tolerance,
-                       double norm_tolerance) {
+void ExpectGoldenCurve(const Start& start, const std::string& reduction, bool fp64,
+                       double loss_tolerance, double norm_tolerance) {
+  SCOPED_TRACE(reduction);
   at::set_num_threads(1);
   const nlohmann::json golden = testing::ReadJson(start.golden);
-  const JobSpec spec = SpecFrom(golden.at("options"));
+  JobSpec spec = SpecFrom(golden.at("options"));
+  spec.reduction = reduction;
   const Shard rows =
       testing::MakeShardVisitedInOrder(RowsInGoldenOrder(golden), static_cast<uint64_t>(spec.seed));
   const std::string adapter = start.adapter.empty() ? "" : "a";
@@ -77,6 +79,14 @@ void ExpectGoldenCurve(const Start& start, bool fp64, double loss_tolerance,
                 norm_tolerance * expected["grad_norm"][step].get<double>())
         << "step " << step;
     EXPECT_NEAR(stats->learning_rate, expected["learning_rate"][step], 1e-12) << "step " << step;
+  }
+}
+
+// Both reductions, against the same numbers.
+void ExpectGoldenCurve(const Start& start, bool fp64, double loss_tolerance,
+                       double norm_tolerance) {
+  for (const char* reduction : {"fast", "exact"}) {
+    ExpectGoldenCurve(start, reduction, fp64, loss_tolerance, norm_tolerance);
   }
 }
 
