@@ -100,7 +100,10 @@ absl::Status Validate(const JobSpec& spec) {
 JobSpec Resolve(JobSpec spec, const std::string& unique) {
   if (spec.learning_rate == 0) spec.learning_rate = IsFullTuning(spec) ? 2e-5 : 3e-4;
   if (spec.base_dtype.empty()) spec.base_dtype = spec.device == "cuda" ? "bf16" : "f32";
-  if (spec.reduction.empty()) spec.reduction = "fast";
+  // A GPU promises no bits in any case; of all parameters the sums take half as much memory again.
+  if (spec.reduction.empty()) {
+    spec.reduction = IsFullTuning(spec) || spec.device == "cuda" ? "fast" : "exact";
+  }
   // A fixed number, not free memory: the content of micro-batches is part of the result and must
   // not depend on where the job happens to run. A GPU is idle half of the time with fewer.
   if (spec.micro_batch_tokens == 0) {

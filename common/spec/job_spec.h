@@ -57,7 +57,8 @@ struct JobSpec {
   double eps = 1e-8;                      // (0, 1].
   int ranks = 1;                          // Processes that train data-parallel, [1, 4096].
   // fast | exact: how gradients are added up. exact: as whole numbers, so that any number of ranks
-  // gives the same bits, for 8 bytes per trained parameter. Empty: fast.
+  // gives the same bits, for 8 bytes per trained parameter. Empty: exact for LoRA on the CPU, else
+  // fast.
   std::string reduction;
   CheckpointSpec checkpoint;
   int max_restarts = 5;  // Attempts after the first, [0, 100].

@@ -151,6 +151,21 @@ TEST(JobSpecTest, TheBaseIsHeldInBf16OnAGpuUnlessTheJobSaysOtherwise) {
   EXPECT_EQ(Resolve(spec, "x").base_dtype, "f32");
 }
 
+TEST(JobSpecTest, AnAdapterOnTheCpuIsReducedExactlyUnlessTheJobSaysOtherwise) {
+  JobSpec spec = Minimal();
+  EXPECT_EQ(Resolve(spec, "x").reduction, "exact");
+  spec.method = "qlora";
+  EXPECT_EQ(Resolve(spec, "x").reduction, "exact");
+  spec.device = "cuda";
+  EXPECT_EQ(Resolve(spec, "x").reduction, "fast");
+  spec.device = "cpu";
+  spec.method = "full";
+  EXPECT_EQ(Resolve(spec, "x").reduction, "fast");
+  spec.reduction = "exact";
+  EXPECT_TRUE(Validate(spec).ok());
+  EXPECT_EQ(Resolve(spec, "x").reduction, "exact");
+}
+
 TEST(JobSpecTest, AJobFromBeforeTheSettingGoesOnAsItBegan) {
   EXPECT_FALSE(IsExactReduction(JobSpec()));
 }
