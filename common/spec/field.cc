@@ -81,6 +81,8 @@ const std::array kFields = {
     LATHE_FIELD("beta2", beta2, "AdamW, 0 to below 1"),
     LATHE_FIELD("eps", eps, "AdamW, above 0"),
     LATHE_FIELD("ranks", ranks, "processes that train data-parallel, 1 to 4096"),
+    LATHE_FIELD("min_ranks", min_ranks,
+                "trains with fewer ranks, down to this, while slots are missing; 0: always ranks"),
     LATHE_FIELD("reduction", reduction,
                 "exact: the same bits with any number of ranks; fast: sums of floats; chosen when "
                 "empty"),

@@ -90,6 +90,7 @@ absl::Status Validate(const JobSpec& spec) {
   }
   LATHE_RETURN_IF_ERROR(ValidateOptimizer(spec));
   LATHE_RETURN_IF_ERROR(InRange("ranks", spec.ranks, 1, 4096));
+  LATHE_RETURN_IF_ERROR(InRange("min_ranks", spec.min_ranks, 0, spec.ranks));
   if (!spec.reduction.empty()) {
     LATHE_RETURN_IF_ERROR(OneOf("reduction", spec.reduction, {"fast", "exact"}));
   }

@@ -56,6 +56,9 @@ struct JobSpec {
   double beta2 = 0.999;                   // [0, 1).
   double eps = 1e-8;                      // (0, 1].
   int ranks = 1;                          // Processes that train data-parallel, [1, 4096].
+  // With fewer, down to this, the training starts or goes on while there are not enough slots, and
+  // takes more at a checkpoint when there are. [1, ranks]; 0: always `ranks`.
+  int min_ranks = 0;
   // fast | exact: how gradients are added up. exact: as whole numbers, so that any number of ranks
   // gives the same bits, for 8 bytes per trained parameter. Empty: exact for LoRA on the CPU, else
   // fast.

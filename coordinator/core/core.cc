@@ -124,6 +124,7 @@ bool Core::OnCheckpoint(const Assignment& assignment, int64_t step, FileTree fil
   run->job.fallback = std::exchange(run->job.checkpoint, {.step = step, .files = std::move(files)});
   Record(*run, now, absl::StrCat("checkpoint after step ", step), out);
   out.changes.back().dropped = std::move(oldest);
+  GrowIfItCan(*run, now, out);
   return true;
 }
 

@@ -152,7 +152,7 @@ class Core {
     // Between two signs of progress of a rank in one phase, the longest of this attempt.
     absl::Duration longest;
     bool hung = false;   // The gang is ending because it stood still.
-    bool moves = false;  // The gang is ending because a worker of it is being stopped.
+    bool moves = false;  // The gang is ending to go on elsewhere, or with more ranks.
   };
   struct Errand {
     AssignmentId assignment;
@@ -186,6 +186,8 @@ class Core {
   void FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out);
   void RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out);
   void Retry(Run& run, const Ended& blame, absl::Time now, Effects& out);
+  void GrowIfItCan(Run& run, absl::Time now, Effects& out);
+  bool CanGrow(const Run& run, absl::Time now) const;
   void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);

@@ -43,7 +43,11 @@ std::string Describe(const Placement& placement, const Job& job, const Fleet& fl
   if (job.stage == kStagePrepare) {
     return absl::StrCat("prepare starts on ", fleet.NameOf(placement.workers[0]));
   }
-  std::string text = "train starts:";
+  const size_t ranks = placement.workers.size();
+  const bool fewer = ranks < static_cast<size_t>(job.spec.ranks);
+  std::string text =
+      fewer ? absl::StrCat("train starts with ", ranks, " of ", job.spec.ranks, " ranks:")
+            : "train starts:";
   for (size_t rank = 0; rank < placement.workers.size(); ++rank) {
     absl::StrAppend(&text, rank == 0 ? "" : ",", " rank ", rank, " on ",
                     fleet.NameOf(placement.workers[rank]));
@@ -273,9 +277,9 @@ void Core::Schedule(absl::Time now, Effects& out) {
       SetReason(run, absl::StrCat("waits: ", blocker, " is before it"), out);
       continue;
     }
-    const Gang gang = GangFor(run.job);
-    const Decision decision =
-        Place(gang, fleet_.Views(), now, {.lease = options_.lease, .avoid = Unreliable(run)});
+    Gang gang = GangFor(run.job);
+    const Decision decision = PlaceElastic(gang, run.job.spec.min_ranks, fleet_.Views(), now,
+                                           {.lease = options_.lease, .avoid = Unreliable(run)});
     if (decision.placement.has_value()) {
       StartGang(run, gang, *decision.placement, now, out);
     } else {

@@ -114,4 +114,32 @@ Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time
   return decision;
 }
 
+Decision PlaceElastic(Gang& gang, int min_ranks, std::span<const WorkerView> workers,
+                      absl::Time now, const PlaceOptions& options) {
+  Decision all = Place(gang, workers, now, options);
+  if (min_ranks == 0 || all.placement.has_value()) return all;
+  const auto place = [&](int ranks) {
+    Gang fewer = gang;
+    fewer.groups[0].ranks = ranks;
+    return Place(fewer, workers, now, options);
+  };
+  Decision best = place(min_ranks);
+  if (!best.placement.has_value()) {
+    all.fits_when_idle = best.fits_when_idle;
+    absl::StrAppend(&all.reason, ", at least ", min_ranks);
+    return all;
+  }
+  // What fits, fits with fewer ranks as well.
+  int low = min_ranks;
+  int high = gang.groups[0].ranks;
+  while (high - low > 1) {
+    const int middle = low + (high - low) / 2;
+    Decision decision = place(middle);
+    (decision.placement.has_value() ? low : high) = middle;
+    if (decision.placement.has_value()) best = std::move(decision);
+  }
+  gang.groups[0].ranks = low;
+  return best;
+}
+
 }  // namespace lathe

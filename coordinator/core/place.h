@@ -61,4 +61,9 @@ struct Decision {
 Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
                const PlaceOptions& options);
 
+// The same for a gang of one group that may have fewer ranks, down to `min_ranks` (0: it may not):
+// as many as fit now. Sets the ranks of `gang` to those that are placed.
+Decision PlaceElastic(Gang& gang, int min_ranks, std::span<const WorkerView> workers,
+                      absl::Time now, const PlaceOptions& options);
+
 }  // namespace lathe

@@ -39,6 +39,7 @@ constexpr absl::string_view kBystanders[] = {"name",
                                              "checkpoint.every_steps",
                                              "max_restarts",
                                              "ranks",
+                                             "min_ranks",
                                              "activation_checkpointing"};
 
 // Settings that have their default are left out: one that a later build adds changes nothing here.

@@ -58,6 +58,7 @@ absl::StatusOr<RunPlan> PlanRun(JobSpec spec, std::optional<int> ranks) {
   spec.model = NameFrom(plan.model);
   spec.dataset = NameFrom(plan.dataset);
   if (ranks) spec.ranks = *ranks;
+  spec.min_ranks = std::min(spec.min_ranks, spec.ranks);
   LATHE_RETURN_IF_ERROR(Validate(spec));
   LATHE_RETURN_IF_ERROR(CheckGiven(spec));
   const std::string ulid = NewUlid();

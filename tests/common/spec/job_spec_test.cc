@@ -54,6 +54,7 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"beta2", "0.999"},
                                                        {"eps", "1e-08"},
                                                        {"ranks", "1"},
+                                                       {"min_ranks", "0"},
                                                        {"reduction", ""},
                                                        {"checkpoint.every_steps", "100"},
                                                        {"max_restarts", "5"}};
@@ -99,16 +100,34 @@ TEST(JobSpecTest, WrongTypeIsRefusedWithTheThingAndWhatItGot) {
 }
 
 TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {
-  const std::map<std::string, std::string> bad = {
-      {"lora.rank", "0"},      {"lora.alpha", "nan"},  {"lora.dropout", "1"},
-      {"max_length", "1"},     {"on_too_long", "x"},   {"validation_fraction", "0.9"},
-      {"epochs", "0"},         {"batch_size", "0"},    {"micro_batch_tokens", "1"},
-      {"learning_rate", "-1"}, {"schedule", "step"},   {"warmup_ratio", "2"},
-      {"max_grad_norm", "-1"}, {"weight_decay", "2"},  {"beta1", "1"},
-      {"beta2", "1"},          {"eps", "0"},           {"ranks", "0"},
-      {"reduction", "sum"},    {"max_restarts", "-1"}, {"checkpoint.every_steps", "0"},
-      {"model", "a/b"},        {"dataset", ""},        {"name", "../x"},
-      {"method", "dpo"},       {"base_dtype", "f16"},  {"device", "tpu"}};
+  const std::map<std::string, std::string> bad = {{"lora.rank", "0"},
+                                                  {"lora.alpha", "nan"},
+                                                  {"lora.dropout", "1"},
+                                                  {"max_length", "1"},
+                                                  {"on_too_long", "x"},
+                                                  {"validation_fraction", "0.9"},
+                                                  {"epochs", "0"},
+                                                  {"batch_size", "0"},
+                                                  {"micro_batch_tokens", "1"},
+                                                  {"learning_rate", "-1"},
+                                                  {"schedule", "step"},
+                                                  {"warmup_ratio", "2"},
+                                                  {"max_grad_norm", "-1"},
+                                                  {"weight_decay", "2"},
+                                                  {"beta1", "1"},
+                                                  {"beta2", "1"},
+                                                  {"eps", "0"},
+                                                  {"ranks", "0"},
+                                                  {"min_ranks", "2"},
+                                                  {"reduction", "sum"},
+                                                  {"max_restarts", "-1"},
+                                                  {"checkpoint.every_steps", "0"},
+                                                  {"model", "a/b"},
+                                                  {"dataset", ""},
+                                                  {"name", "../x"},
+                                                  {"method", "dpo"},
+                                                  {"base_dtype", "f16"},
+                                                  {"device", "tpu"}};
   for (const auto& [key, text] : bad) {
     JobSpec spec = Minimal();
     ASSERT_TRUE(SetJobField(spec, key, text).ok()) << key;
