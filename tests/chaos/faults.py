@@ -62,17 +62,18 @@ class Round:
     seed: int
     fault: Fault
     num_workers: int
+    elastic: bool  # It may go on with one rank of two.
 
     def __str__(self):
-        return f"seed {self.seed}, {self.num_workers} workers: {self.fault}"
+        return f"seed {self.seed}, {self.num_workers} workers{', elastic' if self.elastic else ''}: {self.fault}"
 
 
 def random_round(seed):
     rng = random.Random(seed)
-    return Round(seed, random_fault(rng), rng.randint(2, 4))
+    return Round(seed, random_fault(rng), rng.randint(2, 4), rng.random() < 0.5)
 
 
 def round_of_point(point, seed, phase=None, action=None):
     """The seed chooses what is not given: action, phase, hit, workers."""
     rng = random.Random(f"{seed} {point.name}")
-    return Round(seed, of_point(point, rng, phase, action), rng.randint(2, 4))
+    return Round(seed, of_point(point, rng, phase, action), rng.randint(2, 4), rng.random() < 0.3)

@@ -210,7 +210,8 @@ class RoundRun:
         return result
 
     def _train(self):
-        flags = [flag for setting in ("name=tuned", *SETTINGS) for flag in ("--set", setting)]
+        elastic = ("min_ranks=1",) if self.plan is not None and self.plan.elastic else ()
+        flags = [flag for setting in ("name=tuned", *SETTINGS, *elastic) for flag in ("--set", setting)]
         self._phase("submit")
         submit = ("jobs", "submit", "--model", "tiny", "--dataset", "rows", "--request-id", "the-one", *flags)
         self.job_id = self.cluster.insist(*submit)["id"]
