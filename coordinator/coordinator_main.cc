@@ -30,7 +30,7 @@ struct Flags {
   double orphan_seconds = 900;
   double missing_grace_seconds = 5;
   double cancel_timeout_seconds = 60;
-  double hang_seconds = 30;
+  double hang_seconds = 60;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -50,7 +50,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "a worker that came back without a process: time to report how that ended")
       ->check(CLI::Range(0.0, 3600.0));
   app.add_option("--hang-seconds", flags.hang_seconds,
-                 "a training without progress for so long (or five steps) stands still; thirty "
+                 "a training without progress for so long (or ten steps) stands still; thirty "
                  "times that while it loads, exports, writes")
       ->check(CLI::Range(0.1, 86400.0));
   app.add_option("--cancel-timeout-seconds", flags.cancel_timeout_seconds,

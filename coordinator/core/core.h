@@ -148,10 +148,9 @@ class Core {
     std::map<WorkerId, int> faults;              // Of machines, by worker.
     std::vector<std::optional<Ended>> outcomes;  // By rank.
     std::optional<RendezvousPoint> rendezvous;
-    std::vector<RankProgress> progress;  // Of a training, by rank.
-    // Between two signs of progress of a rank in one phase, the longest of this attempt.
-    absl::Duration longest;
-    bool hung = false;   // The gang is ending because it stood still.
+    std::vector<RankProgress> progress;             // Of a training, by rank.
+    std::map<std::string, absl::Duration> longest;  // As RankProgress has it, by phase.
+    bool hung = false;                              // The gang is ending because it stood still.
     bool moves = false;  // The gang is ending to go on elsewhere, or with more ranks.
   };
   struct Errand {

@@ -16,7 +16,10 @@ void Core::OnProgress(const Assignment& assignment, const std::string& phase, in
   RankProgress& progress = run->progress[rank];
   // What was said before may come after.
   if (counter <= progress.counter) return;
-  if (IsStepwise(progress)) run->longest = std::max(run->longest, now - progress.since);
+  if (IsStepwise(progress)) {
+    absl::Duration& longest = run->longest[progress.phase];
+    longest = std::max(longest, now - progress.since);
+  }
   progress = {.rank = assignment.rank,
               .phase = phase.substr(0, 40),
               .counter = counter,
@@ -31,7 +34,10 @@ std::vector<RankProgress> Core::Watched(const Run& run) {
   for (const RankProgress& progress : run.progress) {
     const auto& outcome = run.outcomes[static_cast<size_t>(progress.rank)];
     if (outcome.has_value() && !outcome->ok) return {};
-    if (!outcome.has_value()) ranks.push_back(progress);
+    if (outcome.has_value()) continue;
+    const auto longest = run.longest.find(progress.phase);
+    RankProgress& rank = ranks.emplace_back(progress);
+    if (longest != run.longest.end()) rank.longest = longest->second;
   }
   return ranks;
 }
@@ -40,7 +46,7 @@ absl::Time Core::NextHangCheck() const {
   absl::Time next = absl::InfiniteFuture();
   for (const auto& [id, run] : runs_) {
     if (run.gang.empty()) continue;
-    next = std::min(next, lathe::NextHangCheck(Watched(run), run.longest, options_.hang));
+    next = std::min(next, lathe::NextHangCheck(Watched(run), options_.hang));
   }
   return next;
 }
@@ -49,7 +55,7 @@ void Core::EndHangs(absl::Time now, Effects& out) {
   std::vector<std::pair<JobId, Hang>> hangs;
   for (const auto& [id, run] : runs_) {
     if (run.gang.empty()) continue;
-    std::optional<Hang> hang = FindHang(Watched(run), run.longest, now, options_.hang);
+    std::optional<Hang> hang = FindHang(Watched(run), now, options_.hang);
     if (hang.has_value()) hangs.emplace_back(id, *std::move(hang));
   }
   for (auto& [id, hang] : hangs) EndHang(runs_.at(id), std::move(hang), now, out);

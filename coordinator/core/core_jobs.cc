@@ -322,7 +322,7 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
   run.outcomes.assign(placement.workers.size(), std::nullopt);
   run.rendezvous.reset();
   run.workers = placement.workers;
-  run.longest = absl::ZeroDuration();
+  run.longest.clear();
   run.hung = false;
   run.progress.clear();
   for (size_t rank = 0; rank < placement.workers.size(); ++rank) {

@@ -8,6 +8,8 @@
 namespace lathe {
 namespace {
 
+constexpr int kPatience = 10;  // Times the longest so far.
+
 std::string Seconds(absl::Duration duration) {
   return absl::StrCat(absl::ToInt64Seconds(duration), " s");
 }
@@ -46,24 +48,22 @@ bool IsStepwise(const RankProgress& rank) {
   return rank.phase == "train" || rank.phase == kPhaseReduce || rank.phase == "evaluate";
 }
 
-absl::Duration HangDeadline(const RankProgress& rank, absl::Duration longest,
-                            const HangOptions& options) {
-  if (!IsStepwise(rank) || longest == absl::ZeroDuration()) return options.slow;
-  return std::max(options.step, 5 * longest);
+absl::Duration HangDeadline(const RankProgress& rank, const HangOptions& options) {
+  if (!IsStepwise(rank) || rank.longest == absl::ZeroDuration()) return options.slow;
+  return std::max(options.step, kPatience * rank.longest);
 }
 
-std::optional<Hang> FindHang(const std::vector<RankProgress>& ranks, absl::Duration longest,
-                             absl::Time now, const HangOptions& options) {
-  if (now < NextHangCheck(ranks, longest, options)) return std::nullopt;
+std::optional<Hang> FindHang(const std::vector<RankProgress>& ranks, absl::Time now,
+                             const HangOptions& options) {
+  if (now < NextHangCheck(ranks, options)) return std::nullopt;
   const size_t last = LastOf(ranks);
   return Hang{ranks[last].rank, Describe(ranks, last, now)};
 }
 
-absl::Time NextHangCheck(const std::vector<RankProgress>& ranks, absl::Duration longest,
-                         const HangOptions& options) {
+absl::Time NextHangCheck(const std::vector<RankProgress>& ranks, const HangOptions& options) {
   if (ranks.empty()) return absl::InfiniteFuture();
   const RankProgress& last = ranks[LastOf(ranks)];
-  return last.since + HangDeadline(last, longest, options);
+  return last.since + HangDeadline(last, options);
 }
 
 }  // namespace lathe

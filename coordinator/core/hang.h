@@ -20,14 +20,17 @@ struct RankProgress {
   int64_t counter = 0;     // Grows while the rank makes progress.
   int64_t collective = 0;  // Sums over all ranks that it has entered.
   absl::Time since;        // When `counter` changed last, by the coordinator's clock.
+  // Between two signs of progress of a rank in this phase, the longest of this attempt; zero: none
+  // was seen.
+  absl::Duration longest = {};
 };
 
 struct HangOptions {
-  // Of a micro-batch, an evaluated batch or a sum over the ranks, at least: five times the longest
-  // one so far is allowed as well.
-  absl::Duration step = absl::Seconds(30);
+  // Of a micro-batch, an evaluated batch or a sum over the ranks, at least: ten times the longest
+  // one so far is allowed as well, for rows are short and long.
+  absl::Duration step = absl::Seconds(60);
   // Of a phase that is done once: loading 15 GB, the first micro-batch, an export.
-  absl::Duration slow = absl::Minutes(15);
+  absl::Duration slow = absl::Minutes(30);
 };
 
 struct Hang {
@@ -39,19 +42,15 @@ struct Hang {
 // take.
 bool IsStepwise(const RankProgress& rank);
 
-// How long a rank may stay as it is. `longest`: between two signs of progress of one phase in this
-// attempt; zero: none was seen.
-absl::Duration HangDeadline(const RankProgress& rank, absl::Duration longest,
-                            const HangOptions& options);
+// How long a rank may stay as it is.
+absl::Duration HangDeadline(const RankProgress& rank, const HangOptions& options);
 
 // A rank that waits in a sum for another is not to blame; who has entered fewer sums is. Nullopt:
-// that one is not over its deadline.
-// `ranks`: those that have not ended.
-std::optional<Hang> FindHang(const std::vector<RankProgress>& ranks, absl::Duration longest,
-                             absl::Time now, const HangOptions& options);
+// that one is not over its deadline. `ranks`: those that have not ended.
+std::optional<Hang> FindHang(const std::vector<RankProgress>& ranks, absl::Time now,
+                             const HangOptions& options);
 
 // When FindHang finds one if nothing is heard before.
-absl::Time NextHangCheck(const std::vector<RankProgress>& ranks, absl::Duration longest,
-                         const HangOptions& options);
+absl::Time NextHangCheck(const std::vector<RankProgress>& ranks, const HangOptions& options);
 
 }  // namespace lathe

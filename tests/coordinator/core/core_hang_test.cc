@@ -18,10 +18,11 @@ class CoreHangTest : public ::testing::Test {
     driver_.AddJob("job-1", 2);
     driver_.FinishPrepare("job-1");
     gang_ = driver_.Running("job-1");
-    Say(0, "train", 1, 0);
-    Say(1, "train", 1, 0);
+    for (const int rank : {0, 1}) Say(rank, "evaluate", 1, 0);
     Pass(absl::Seconds(1));
-    Say(0, "reduce", 2, 1);
+    for (const int rank : {0, 1}) Say(rank, "train", 2, 0);
+    Pass(absl::Seconds(1));
+    Say(0, "reduce", 3, 1);
   }
 
   void Say(int rank, const std::string& phase, int64_t counter, int64_t collective) {
@@ -43,7 +44,7 @@ class CoreHangTest : public ::testing::Test {
 };
 
 TEST_F(CoreHangTest, TheRankThatTheOthersWaitForIsEndedAndTheJobGoesOnElsewhere) {
-  Pass(absl::Seconds(28));
+  Pass(absl::Seconds(58));
   EXPECT_EQ(job().state, JobState::kRunning);
   EXPECT_EQ(driver_.core.NextDeadline(), driver_.now + absl::Seconds(1));
   Pass(absl::Seconds(1));
@@ -58,7 +59,7 @@ TEST_F(CoreHangTest, TheRankThatTheOthersWaitForIsEndedAndTheJobGoesOnElsewhere)
   EXPECT_EQ(job().attempt, 2);
   EXPECT_EQ(job().failure_cause, "machine");
   EXPECT_THAT(driver_.events["job-1"][driver_.events["job-1"].size() - 2].message,
-              HasSubstr("rank 1 on b: did not enter collective 1: it made no progress for 30 s in "
+              HasSubstr("rank 1 on b: did not enter collective 1: it made no progress for 60 s in "
                         "phase train; attempt 1 ends"));
   for (const Assignment& next : driver_.Running("job-1")) {
     EXPECT_NE(next.worker.value(), "wrk-b") << "the hung process still has its slot";
@@ -89,33 +90,50 @@ TEST_F(CoreHangTest, AWorkerWhoseMachineFailedAJobTwiceIsLeftOutWhereOthersCanHo
 }
 
 TEST_F(CoreHangTest, ProgressMovesTheDeadline) {
-  Pass(absl::Seconds(20));
-  Say(1, "reduce", 2, 1);
-  Pass(absl::Seconds(20));
+  Pass(absl::Seconds(40));
+  Say(1, "train", 3, 0);
+  Pass(absl::Seconds(40));
   EXPECT_EQ(job().state, JobState::kRunning);
   EXPECT_TRUE(driver_.hangs.empty());
 }
 
 TEST_F(CoreHangTest, TheSameSaidAgainIsNoProgress) {
-  Pass(absl::Seconds(20));
-  Say(1, "train", 1, 0);
-  Pass(absl::Seconds(9));
+  Pass(absl::Seconds(40));
+  Say(1, "train", 2, 0);
+  Say(1, "evaluate", 1, 0);
+  Pass(absl::Seconds(19));
   EXPECT_EQ(driver_.hangs.size(), 1);
+}
+
+TEST_F(CoreHangTest, QuickEvaluationsSayNothingOfTheFirstMicroBatch) {
+  const auto driver = std::make_unique<CoreDriver>();
+  driver->AddWorker("a", 1);
+  driver->AddJob("job-1", 1);
+  driver->FinishPrepare("job-1");
+  const Assignment rank = driver->Running("job-1").at(0);
+  for (const int i : {1, 2, 3}) {
+    driver->core.OnProgress(rank, i == 3 ? "train" : "evaluate", i, 0, driver->now);
+    driver->now += absl::Seconds(1);
+  }
+  driver->now += absl::Minutes(5);
+  driver->Beat("a");
+  driver->Tick(absl::ZeroDuration());
+  EXPECT_TRUE(driver->hangs.empty());
 }
 
 TEST_F(CoreHangTest, ATrainingThatIsBeingPausedHasOtherDeadlines) {
   driver_.Pause("job-1");
-  Pass(absl::Seconds(31));
+  Pass(absl::Seconds(61));
   EXPECT_TRUE(driver_.hangs.empty());
 }
 
 TEST_F(CoreHangTest, ARankThatHasEndedIsNotWaitedFor) {
-  Say(0, "train", 3, 9);
-  Say(1, "verify", 3, 9);
+  Say(0, "train", 4, 9);
+  Say(1, "verify", 4, 9);
   driver_.End(gang_[0], CoreDriver::Adapter());
-  Pass(absl::Seconds(31));
+  Pass(absl::Seconds(61));
   EXPECT_TRUE(driver_.hangs.empty());
-  Pass(absl::Minutes(15));
+  Pass(absl::Minutes(30));
   ASSERT_EQ(driver_.hangs.size(), 1);
   EXPECT_EQ(driver_.hangs[0].hang.rank, 1);
 }
