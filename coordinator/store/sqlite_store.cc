@@ -11,7 +11,8 @@
 namespace lathe {
 namespace {
 
-constexpr int64_t kSchemaVersion = 1;
+constexpr char kStateFile[] = "lathe.db";
+constexpr char kStepsFile[] = "steps.db";
 constexpr char kProject[] = "default";  // The only one so far.
 
 constexpr char kStateSchema[] = R"sql(
@@ -77,13 +78,29 @@ absl::Status NoSuch(absl::string_view what, absl::string_view name, absl::string
       absl::StrCat(what, " '", name.substr(0, 80), "': there is none; see ", command));
 }
 
-absl::Status CheckVersion(sqlite::Database& database) {
+absl::Status CheckVersion(sqlite::Database& database, const std::filesystem::path& path) {
   sqlite::Statement version = database.Prepare("PRAGMA user_version");
   LATHE_RETURN_IF_ERROR(version.Step().status());
   if (version.Int(0) <= kSchemaVersion) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("database has version ", version.Int(0),
-                                                    "; this program knows up to ", kSchemaVersion,
-                                                    ": use the newer program"));
+  return absl::FailedPreconditionError(absl::StrCat("database ", path.string(), " has version ",
+                                                    version.Int(0), "; this program knows up to ",
+                                                    kSchemaVersion, ": use the newer program"));
+}
+
+absl::StatusOr<sqlite::Database> OpenDatabase(const std::filesystem::path& path, bool full,
+                                              const char* schema) {
+  LATHE_ASSIGN_OR_RETURN(auto database, sqlite::Database::Open(path, full));
+  LATHE_RETURN_IF_ERROR(CheckVersion(database, path));
+  LATHE_RETURN_IF_ERROR(database.Execute(schema));
+  LATHE_RETURN_IF_ERROR(database.Execute(absl::StrCat("PRAGMA user_version=", kSchemaVersion)));
+  return database;
+}
+
+absl::Status CopyDatabase(const std::filesystem::path& from, const std::filesystem::path& to) {
+  LATHE_ASSIGN_OR_RETURN(auto database, sqlite::Database::Open(from, /*full=*/true));
+  LATHE_RETURN_IF_ERROR(WriteFileAtomically(to, "", 0600));  // With this mode from the start.
+  LATHE_RETURN_IF_ERROR(database.Prepare("VACUUM INTO CAST(? AS TEXT)").Bind(to.string()).Run());
+  return FsyncFile(to);
 }
 
 }  // namespace
@@ -91,13 +108,19 @@ absl::Status CheckVersion(sqlite::Database& database) {
 absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(
     const std::filesystem::path& folder) {
   LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
-  LATHE_ASSIGN_OR_RETURN(auto state, sqlite::Database::Open(folder / "lathe.db", /*full=*/true));
-  LATHE_RETURN_IF_ERROR(CheckVersion(state));
-  LATHE_RETURN_IF_ERROR(state.Execute(kStateSchema));
-  LATHE_RETURN_IF_ERROR(state.Execute(absl::StrCat("PRAGMA user_version=", kSchemaVersion)));
-  LATHE_ASSIGN_OR_RETURN(auto steps, sqlite::Database::Open(folder / "steps.db", /*full=*/false));
-  LATHE_RETURN_IF_ERROR(steps.Execute(kStepsSchema));
-  return std::unique_ptr<SqliteStore>(new SqliteStore(std::move(state), std::move(steps)));
+  LATHE_ASSIGN_OR_RETURN(auto state,
+                         OpenDatabase(folder / kStateFile, /*full=*/true, kStateSchema));
+  LATHE_ASSIGN_OR_RETURN(auto steps,
+                         OpenDatabase(folder / kStepsFile, /*full=*/false, kStepsSchema));
+  return std::unique_ptr<SqliteStore>(new SqliteStore(folder, std::move(state), std::move(steps)));
+}
+
+// The steps after the states: a copy then never misses steps of an end that it tells of.
+absl::Status SqliteStore::CopyTo(const std::filesystem::path& folder) {
+  for (const char* file : {kStateFile, kStepsFile}) {
+    LATHE_RETURN_IF_ERROR(CopyDatabase(folder_ / file, folder / file));
+  }
+  return FsyncFolder(folder);
 }
 
 absl::Status SqliteStore::CreateJob(const Job& job, const JobEvent& first) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 
@@ -8,6 +9,9 @@
 #include "coordinator/store/store.h"
 
 namespace lathe {
+
+// Of both databases; a database of a newer one is refused, an older one is brought forward.
+inline constexpr int64_t kSchemaVersion = 1;
 
 // Two files in one folder: lathe.db (WAL, synchronous FULL) and steps.db (synchronous NORMAL: a
 // power loss may cost the last steps, which a restarted attempt writes again).
@@ -42,15 +46,18 @@ class SqliteStore final : public Store {
   absl::Status PutResult(const std::string& key, const std::string& value) override;
   absl::StatusOr<std::optional<std::string>> GetResult(const std::string& key) override;
   absl::StatusOr<std::set<std::string>> ReferencedBlobs() override;
+  // Reads through connections of its own: who writes meanwhile does not wait.
+  absl::Status CopyTo(const std::filesystem::path& folder) override;
 
  private:
-  SqliteStore(sqlite::Database state, sqlite::Database steps)
-      : state_(std::move(state)), steps_(std::move(steps)) {}
+  SqliteStore(std::filesystem::path folder, sqlite::Database state, sqlite::Database steps)
+      : folder_(std::move(folder)), state_(std::move(state)), steps_(std::move(steps)) {}
   absl::Status UpdateJobLocked(const Job& job) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertEventLocked(const JobId& id, const JobEvent& event)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status InsertModelLocked(const Model& model) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
+  const std::filesystem::path folder_;
   // A connection serves one thread at a time, so the locks are held across its disk work.
   Mutex mutex_;
   sqlite::Database state_ ABSL_GUARDED_BY(mutex_);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <map>
 #include <optional>
 #include <set>
@@ -64,6 +65,11 @@ class Store {
   virtual absl::StatusOr<std::optional<std::string>> GetResult(const std::string& key) = 0;
   // sha256 of every blob that a data set, model, shard folder or unfinished job needs.
   virtual absl::StatusOr<std::set<std::string>> ReferencedBlobs() = 0;
+
+  // --- Backup
+  // Writes all that was acknowledged before the call, and perhaps more, into an empty folder, as
+  // files of a store that can be opened. Writers go on meanwhile. The files are synced.
+  virtual absl::Status CopyTo(const std::filesystem::path& folder) = 0;
 };
 
 }  // namespace lathe

@@ -1,5 +1,6 @@
 #include "coordinator/store/sqlite_store.h"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -261,13 +262,39 @@ TEST_F(StoreTest, ResultsAreKeptByKey) {
 }
 
 TEST_F(StoreTest, ADatabaseOfANewerProgramIsRefused) {
-  store_.reset();
-  {
-    auto database = sqlite::Database::Open(folder_.path() / "db" / "lathe.db", true);
-    ASSERT_TRUE(database->Execute("PRAGMA user_version=99").ok());
+  for (const char* file : {"lathe.db", "steps.db"}) {
+    store_.reset();
+    const auto set_version = [&](const char* pragma) {
+      auto database = sqlite::Database::Open(folder_.path() / "db" / file, true);
+      ASSERT_TRUE(database->Execute(pragma).ok());
+    };
+    set_version("PRAGMA user_version=99");
+    const absl::Status status = SqliteStore::Open(folder_.path() / "db").status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << file;
+    EXPECT_THAT(std::string(status.message()),
+                testing::HasSubstr("has version 99; this program knows up to 1"));
+    set_version("PRAGMA user_version=1");
+    Reopen();
   }
-  EXPECT_EQ(SqliteStore::Open(folder_.path() / "db").status().code(),
-            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(StoreTest, ACopyHoldsWhatWasThereAndIsAStoreOfItsOwn) {
+  const Job job = Create("job-1");
+  ASSERT_TRUE(store_->Commit({Change(job, JobState::kRunning, 2)}).ok());
+  ASSERT_TRUE(store_->PutStep({.job = job.id, .step = 1, .attempt = 1, .payload = "p"}).ok());
+  ASSERT_TRUE(MakeFolder(folder_.path() / "copy").ok());
+  const absl::Status copied = store_->CopyTo(folder_.path() / "copy");
+  ASSERT_TRUE(copied.ok()) << copied;
+  struct stat info {};
+  ASSERT_EQ(stat((folder_.path() / "copy" / "lathe.db").c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 0777, 0600U);
+  Create("job-2");
+  const auto copy = SqliteStore::Open(folder_.path() / "copy");
+  ASSERT_TRUE(copy.ok()) << copy.status();
+  EXPECT_EQ((*copy)->GetJob(job.id)->state, JobState::kRunning);
+  EXPECT_EQ((*copy)->Events(job.id, 0, 10)->size(), 2U);
+  EXPECT_EQ((*(*copy)->LastStep(job.id))->payload, "p");
+  EXPECT_EQ((*copy)->UnfinishedJobs()->size(), 1U) << "what came later is not in it";
 }
 
 TEST_F(StoreTest, OthersCannotReadTheDatabase) {
