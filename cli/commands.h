@@ -15,8 +15,9 @@ namespace lathe::cli {
 struct UpOptions {
   int workers = 1;
   int slots = 1;
-  int threads_per_slot = 0;  // 0: cores / (workers * slots), at least 1.
-  int port = 0;              // 0: any free one.
+  int threads_per_slot = 0;          // 0: cores / (workers * slots), at least 1.
+  int port = 0;                      // 0: any free one.
+  std::filesystem::path backup_dir;  // Empty: in the coordinator's folder.
 };
 absl::StatusOr<int> Up(const GlobalOptions& global, const UpOptions& options);
 
@@ -104,6 +105,13 @@ struct ChatOptions {
   int64_t seed = 0;
 };
 absl::StatusOr<int> Chat(const GlobalOptions& global, const ChatOptions& options);
+
+absl::StatusOr<int> AdminBackup(const GlobalOptions& global, const std::string& folder);
+struct RestoreOptions {
+  std::filesystem::path backup;
+  std::filesystem::path data;  // For `lathe up --data-dir`: new or empty.
+};
+absl::StatusOr<int> AdminRestore(const GlobalOptions& global, const RestoreOptions& options);
 
 absl::StatusOr<int> WorkersList(const GlobalOptions& global);
 

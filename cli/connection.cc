@@ -45,7 +45,8 @@ Connection::Connection(std::string address, Token token, std::shared_ptr<grpc::C
       datasets_(v1::DatasetService::NewStub(channel_)),
       models_(v1::ModelService::NewStub(channel_)),
       inference_(v1::InferenceService::NewStub(channel_)),
-      fleet_(v1::FleetService::NewStub(channel_)) {}
+      fleet_(v1::FleetService::NewStub(channel_)),
+      admin_(v1::AdminService::NewStub(channel_)) {}
 
 absl::StatusOr<std::unique_ptr<Connection>> Connection::Open(const GlobalOptions& options) {
   LATHE_ASSIGN_OR_RETURN(const std::string address, FindAddress(options));

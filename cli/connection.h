@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 #include "cli/context.h"
 #include "common/rpc/token.h"
+#include "lathe/v1/admin.grpc.pb.h"
 #include "lathe/v1/datasets.grpc.pb.h"
 #include "lathe/v1/fleet.grpc.pb.h"
 #include "lathe/v1/inference.grpc.pb.h"
@@ -35,6 +36,7 @@ class Connection {
   v1::ModelService::Stub& models() { return *models_; }
   v1::InferenceService::Stub& inference() { return *inference_; }
   v1::FleetService::Stub& fleet() { return *fleet_; }
+  v1::AdminService::Stub& admin() { return *admin_; }
   const std::string& address() const { return address_; }
 
  private:
@@ -48,6 +50,7 @@ class Connection {
   const std::unique_ptr<v1::ModelService::Stub> models_;
   const std::unique_ptr<v1::InferenceService::Stub> inference_;
   const std::unique_ptr<v1::FleetService::Stub> fleet_;
+  const std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 
 // The answer of the service as a Status that remembers that it came from there.

@@ -31,6 +31,7 @@ struct Parser {
   SubmitOptions submit;
   TuneOptions tune;
   ChatOptions chat;
+  RestoreOptions restore;
   bool follow = false;
   std::string project = "default";
 
@@ -76,6 +77,8 @@ void AddUp(Parser& p) {
   up->add_option("--slots", p.up.slots, "CPU slots of each worker")->check(CLI::Range(1, 64));
   up->add_option("--threads-per-slot", p.up.threads_per_slot, "default: cores / slots")
       ->check(CLI::Range(1, 1024));
+  up->add_option("--backup-dir", p.up.backup_dir,
+                 "where lathe admin backup writes; default: in the data folder");
   up->add_option("--port", p.up.port, "default: any free one")->check(CLI::Range(0, 65535));
 }
 
@@ -210,6 +213,19 @@ void AddChat(Parser& p) {
   chat->add_option("--seed", p.chat.seed);
 }
 
+void AddAdmin(Parser& p) {
+  CLI::App* admin = p.AddGroup("admin", "backup, restore");
+  CLI::App* backup = p.Add(admin, "backup", "write a backup while the service runs",
+                           [&p](const GlobalOptions& g) { return AdminBackup(g, p.name); });
+  backup->add_option("folder", p.name, "name of a new folder below the coordinator's --backup-dir")
+      ->required();
+  CLI::App* restore = p.Add(admin, "restore", "make a data folder from a backup on this machine",
+                            [&p](const GlobalOptions& g) { return AdminRestore(g, p.restore); });
+  restore->add_option("folder", p.restore.backup, "what a backup wrote")->required();
+  restore->add_option("--data", p.restore.data, "new or empty; then: lathe up --data-dir with it")
+      ->required();
+}
+
 int Main(int argc, char** argv) {
   Parser p;
   AddGlobals(p);
@@ -219,6 +235,7 @@ int Main(int argc, char** argv) {
   AddDatasets(p);
   AddJobs(p);
   AddChat(p);
+  AddAdmin(p);
   CLI::App* workers = p.AddGroup("workers", "list");
   p.Add(workers, "list", "all workers", WorkersList);
   try {

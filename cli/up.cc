@@ -65,11 +65,14 @@ class Supervisor {
 
   absl::Status StartCoordinator() {
     const std::filesystem::path log = LogDir() / "coordinator.log";
-    const ProcessSpec spec{"coordinator",
-                           {(programs_ / "lathe-coordinator").string(), "--data-dir",
-                            CoordinatorDir(global_.data_dir).string(), "--port",
-                            absl::StrCat(options_.port), "--die-with-parent"},
-                           log};
+    ProcessSpec spec{"coordinator",
+                     {(programs_ / "lathe-coordinator").string(), "--data-dir",
+                      CoordinatorDir(global_.data_dir).string(), "--port",
+                      absl::StrCat(options_.port), "--die-with-parent"},
+                     log};
+    if (!options_.backup_dir.empty()) {
+      spec.argv.insert(spec.argv.end(), {"--backup-dir", options_.backup_dir.string()});
+    }
     LATHE_ASSIGN_OR_RETURN(coordinator_, StartProcess(spec));
     const absl::StatusOr<std::string> line = ReadFirstLine(coordinator_.output, kReadySeconds);
     if (!line.ok() || !absl::StartsWith(*line, "ready ")) {

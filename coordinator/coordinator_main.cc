@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
 
 #include "CLI/CLI.hpp"
@@ -11,9 +12,11 @@
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/exit_codes.h"
+#include "common/base/human.h"
 #include "common/base/log.h"
 #include "common/config/environment.h"
 #include "common/fault/fault.h"
+#include "coordinator/backup/restore.h"
 #include "coordinator/service/server.h"
 #include "grpc/support/log.h"
 
@@ -23,6 +26,8 @@ namespace {
 
 struct Flags {
   lathe::ServerOptions server;
+  std::filesystem::path restore;  // Empty: serve.
+  bool json = false;              // Of a restore.
   bool die_with_parent = false;
   double lease_seconds = 15;
   double restart_grace_seconds = 15;
@@ -36,6 +41,12 @@ struct Flags {
 void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--data-dir", flags.server.data_dir,
                  "folder with all that the coordinator keeps (LATHE_DATA_DIR)");
+  app.add_option(
+      "--backup-dir", flags.server.backup_dir,
+      "folder for the backups that clients ask for; default: backups in the data folder");
+  app.add_option("--restore", flags.restore,
+                 "only restore this backup into --data-dir, which must be new or empty");
+  app.add_flag("--json", flags.json, "with --restore: its result as one JSON document");
   app.add_option("--address", flags.server.address, "loopback address to listen on");
   app.add_option("--port", flags.server.port, "0: a free one");
   app.add_option("--metrics-port", flags.server.metrics_port,
@@ -110,6 +121,28 @@ void OnFatal(const absl::Status& status) {
   _exit(1);
 }
 
+// Progress on standard error, what came of it as one line on standard output.
+int Restore(const Flags& flags) {
+  const auto manifest = lathe::RestoreBackup(
+      flags.restore, flags.server.data_dir,
+      [last = absl::Now()](const lathe::BackupProgress& progress) mutable {
+        if (absl::Now() - last < absl::Seconds(10)) return true;
+        last = absl::Now();
+        std::fprintf(stderr, "restored %s of %s\n", lathe::HumanBytes(progress.bytes_done).c_str(),
+                     lathe::HumanBytes(progress.bytes_total).c_str());
+        return true;
+      });
+  if (!manifest.ok()) return Fail(manifest.status());
+  const std::string line =
+      flags.json
+          ? absl::StrCat("{\"jobs\":", manifest->jobs, ",\"files\":", manifest->files.size(),
+                         ",\"bytes\":", manifest->TotalBytes(), "}")
+          : absl::StrCat("restored ", manifest->jobs, " jobs, ", manifest->files.size(), " files, ",
+                         lathe::HumanBytes(manifest->TotalBytes()), ", verified");
+  std::puts(line.c_str());
+  return 0;
+}
+
 int Run(int argc, char** argv) {
   Flags flags;
   CLI::App app("The one server of Lathe: API, scheduler, store of jobs and artifacts");
@@ -120,6 +153,7 @@ int Run(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   Finish(flags);
+  if (!flags.restore.empty()) return Restore(flags);
   const sigset_t signals = BlockEndSignals();
   signal(SIGPIPE, SIG_IGN);
   // gRPC's own log repeats in five lines what the status says in one.

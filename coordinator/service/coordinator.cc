@@ -366,6 +366,20 @@ void Coordinator::DropBlobs(const FileTree& tree) {
       false);
 }
 
+Coordinator::KeptBlobs::KeptBlobs(Coordinator& coordinator) : coordinator_(coordinator) {
+  coordinator_.loop_.Call([this] { return ++coordinator_.num_keepers_; }, 0);
+}
+
+Coordinator::KeptBlobs::~KeptBlobs() {
+  coordinator_.loop_.Call(
+      [this] {
+        if (--coordinator_.num_keepers_ > 0) return true;
+        coordinator_.DropBlobsOnLoop(std::exchange(coordinator_.drop_later_, {}));
+        return true;
+      },
+      false);
+}
+
 // Uploads that were cut off, and checkpoints that came too late. What is on its way may be named
 // yet.
 void Coordinator::RemoveUnusedBlobs() {
@@ -378,6 +392,10 @@ void Coordinator::RemoveUnusedBlobs() {
 
 // On the loop like all that gives blobs a name, so that none is dropped while it gets one.
 void Coordinator::DropBlobsOnLoop(const FileTree& tree) {
+  if (num_keepers_ > 0) {
+    drop_later_.insert(drop_later_.end(), tree.begin(), tree.end());
+    return;
+  }
   auto needed = store_.ReferencedBlobs();
   if (!needed.ok()) return LogError(needed.status().ToString());
   for (const auto& [id, errand] : errands_) {

@@ -96,6 +96,17 @@ class Coordinator {
   absl::Status CheckModelName(const std::string& name);
   // Removes those of the blobs that nothing needs.
   void DropBlobs(const FileTree& tree);
+  // Until the object is gone no blob is removed. What came up meanwhile is looked at again then.
+  class KeptBlobs {
+   public:
+    explicit KeptBlobs(Coordinator& coordinator);
+    ~KeptBlobs();
+    KeptBlobs(const KeptBlobs&) = delete;
+    KeptBlobs& operator=(const KeptBlobs&) = delete;
+
+   private:
+    Coordinator& coordinator_;
+  };
 
   // --- Agents
   void OnAgentMessage(std::shared_ptr<AgentLink> link, internal::v1::AgentMessage message);
@@ -191,6 +202,8 @@ class Coordinator {
   std::map<JobId, JobState> states_;                        // Of unfinished jobs.
   std::map<JobId, std::pair<int64_t, int64_t>> last_step_;  // Attempt and step.
   SessionId last_session_ = 0;
+  int num_keepers_ = 0;  // Of blobs.
+  FileTree drop_later_;  // While there are keepers.
 
   Loop loop_;  // Last: it ends before what it uses.
 };

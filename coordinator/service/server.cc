@@ -16,6 +16,7 @@
 #include "common/base/status.h"
 #include "common/rpc/loopback.h"
 #include "common/rpc/server.h"
+#include "coordinator/service/admin_service.h"
 #include "coordinator/service/agent_service.h"
 #include "coordinator/service/auth.h"
 #include "coordinator/service/call_metrics.h"
@@ -99,13 +100,14 @@ struct Server::State {
   std::unique_ptr<ModelServiceImpl> models;
   std::unique_ptr<InferenceServiceImpl> inference;
   std::unique_ptr<FleetServiceImpl> fleet;
+  std::unique_ptr<AdminServiceImpl> admin;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<Exposer> exposer;
   std::string endpoint;
   std::string metrics_endpoint;
 
   absl::Status Open();
-  void MakeServices();
+  void MakeServices(const Clock& clock);
   absl::Status Serve(const Clock& clock);
   absl::Status ServeMetrics();
   absl::Status Announce() const;
@@ -124,13 +126,17 @@ absl::Status Server::State::Open() {
   return absl::OkStatus();
 }
 
-void Server::State::MakeServices() {
+void Server::State::MakeServices(const Clock& clock) {
   agents = std::make_unique<AgentServiceImpl>(*coordinator, *blobs, *logs, chats, hub);
   jobs = std::make_unique<JobServiceImpl>(*coordinator, *store, *logs, hub);
   datasets = std::make_unique<DatasetServiceImpl>(*coordinator, *store, *blobs);
   models = std::make_unique<ModelServiceImpl>(*coordinator, *store, *blobs);
   inference = std::make_unique<InferenceServiceImpl>(*coordinator, hub);
   fleet = std::make_unique<FleetServiceImpl>(*coordinator);
+  const fs::path backups =
+      options.backup_dir.empty() ? options.data_dir / "backups" : options.backup_dir;
+  admin = std::make_unique<AdminServiceImpl>(
+      *coordinator, BackupSource{*store, *blobs, options.data_dir / "logs"}, backups, clock);
 }
 
 absl::Status Server::State::Serve(const Clock& clock) {
@@ -145,8 +151,9 @@ absl::Status Server::State::Serve(const Clock& clock) {
   const std::string address = HostPortText(options.address, options.port);
   builder.AddListeningPort(address,
                            MakeServerCredentials(tokens, options.data_dir, probe.refused()), &port);
-  for (grpc::Service* service : std::initializer_list<grpc::Service*>{
-           agents.get(), jobs.get(), datasets.get(), models.get(), inference.get(), fleet.get()}) {
+  for (grpc::Service* service :
+       std::initializer_list<grpc::Service*>{agents.get(), jobs.get(), datasets.get(), models.get(),
+                                             inference.get(), fleet.get(), admin.get()}) {
     builder.RegisterService(service);
   }
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> creators;
@@ -186,7 +193,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
                                                      *state->blobs, state->hub, state->chats,
                                                      state->probe, clock, std::move(on_fatal));
   LATHE_RETURN_IF_ERROR(state->coordinator->Start());
-  state->MakeServices();
+  state->MakeServices(clock);
   LATHE_RETURN_IF_ERROR(state->ServeMetrics());
   LATHE_RETURN_IF_ERROR(state->Serve(clock));
   LATHE_RETURN_IF_ERROR(state->Announce());
@@ -209,6 +216,7 @@ Server::~Server() {
 const std::string& Server::endpoint() const { return state_->endpoint; }
 const std::string& Server::metrics_endpoint() const { return state_->metrics_endpoint; }
 Store& Server::store() { return *state_->store; }
+Coordinator& Server::coordinator() { return *state_->coordinator; }
 std::string Server::Scrape() const { return state_->registry.Scrape(); }
 
 }  // namespace lathe

@@ -18,6 +18,8 @@ struct ServerOptions {
   int port = 0;                       // 0: a free one.
   int metrics_port = 0;               // Of /metrics, on 127.0.0.1; -1: none.
   int max_threads = 256;              // Of all calls that run at once.
+  // Backups that clients ask for are written below it. Empty: `backups` in the data folder.
+  std::filesystem::path backup_dir;
   CoordinatorOptions coordinator;
 
   absl::Status Validate() const;
@@ -25,8 +27,8 @@ struct ServerOptions {
 
 // The whole coordinator in one process: data folder, store, services, /metrics. Thread-compatible.
 //
-// Data folder (mode 0700): client.token, worker.token, metrics.token; db/, blobs/, logs/; while it
-// serves, `endpoint` and `metrics_endpoint` with HOST:PORT.
+// Data folder (mode 0700): client.token, worker.token, metrics.token; db/, blobs/, logs/, backups/;
+// while it serves, `endpoint` and `metrics_endpoint` with HOST:PORT.
 class Server {
  public:
   // InvalidArgument: not a loopback address. FailedPrecondition: another coordinator has the
@@ -40,6 +42,7 @@ class Server {
   const std::string& endpoint() const;
   const std::string& metrics_endpoint() const;
   Store& store();
+  Coordinator& coordinator();
   std::string Scrape() const;  // What /metrics would answer.
 
  private:

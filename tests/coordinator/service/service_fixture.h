@@ -11,6 +11,7 @@
 #include "common/base/sha256.h"
 #include "common/rpc/channel.h"
 #include "coordinator/service/server.h"
+#include "lathe/v1/admin.grpc.pb.h"
 #include "lathe/v1/datasets.grpc.pb.h"
 #include "lathe/v1/fleet.grpc.pb.h"
 #include "lathe/v1/inference.grpc.pb.h"
@@ -26,9 +27,9 @@ class ServiceTest : public ::testing::Test {
   // Stopping /metrics takes two seconds: only for tests that need it.
   explicit ServiceTest(int metrics_port = -1) : metrics_port_(metrics_port) { StartServer(); }
 
-  void StartServer() {
+  void StartServer(const std::string& folder = "data") {
     ServerOptions options;
-    options.data_dir = folder_.path() / "data";
+    options.data_dir = folder_.path() / folder;
     options.metrics_port = metrics_port_;
     options.coordinator = options_;
     auto server =
@@ -43,6 +44,7 @@ class ServiceTest : public ::testing::Test {
     models_ = v1::ModelService::NewStub(channel_);
     inference_ = v1::InferenceService::NewStub(channel_);
     fleet_ = v1::FleetService::NewStub(channel_);
+    admin_ = v1::AdminService::NewStub(channel_);
   }
 
   std::unique_ptr<FakeAgent> Agent(FakeAgent::Options options = {}) {
@@ -187,6 +189,7 @@ class ServiceTest : public ::testing::Test {
   std::unique_ptr<v1::ModelService::Stub> models_;
   std::unique_ptr<v1::InferenceService::Stub> inference_;
   std::unique_ptr<v1::FleetService::Stub> fleet_;
+  std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 
 }  // namespace lathe::testing
