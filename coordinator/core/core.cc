@@ -11,7 +11,8 @@
 
 namespace lathe {
 
-Core::Core(CoreOptions options) : options_(options), fleet_(options.lease) {}
+Core::Core(CoreOptions options, std::function<AssignmentId()> new_assignment)
+    : options_(options), new_assignment_(std::move(new_assignment)), fleet_(options.lease) {}
 
 absl::Status Core::Register(const WorkerInfo& info, SessionId session,
                             const std::vector<AssignmentId>& running, absl::Time now,
@@ -142,7 +143,7 @@ bool Core::MayWrite(const std::string& owner, int64_t attempt) const {
 }
 
 Assignment& Core::NewAssignment(const std::string& owner, const WorkerId& worker) {
-  const AssignmentId id = AssignmentId::New();
+  const AssignmentId id = new_assignment_();
   Assignment& assignment = assignments_[id];
   assignment.id = id;
   assignment.owner = owner;

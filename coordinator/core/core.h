@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <set>
@@ -73,10 +74,13 @@ struct Effects {
 
 // Every decision of the coordinator: which job runs where, what a message of an agent means, when a
 // lease is over, what a failure leads to. Pure: no clock, no lock, no disk, no network; the same
-// calls give the same effects. Thread-compatible: one thread owns it.
+// calls and ids give the same effects. Thread-compatible: one thread owns it.
 class Core {
  public:
-  explicit Core(CoreOptions options);
+  // `new_assignment`: makes ids that no other coordinator of the same workers has made or will
+  // make.
+  explicit Core(CoreOptions options,
+                std::function<AssignmentId()> new_assignment = &AssignmentId::New);
 
   // --- Jobs
   // Takes over the unfinished jobs of an earlier coordinator. REQUIRES: called first, at most once.
@@ -199,6 +203,7 @@ class Core {
   std::string Where(const Assignment& assignment) const;
 
   const CoreOptions options_;
+  const std::function<AssignmentId()> new_assignment_;
   Fleet fleet_;
   std::map<JobId, Run> runs_;
   std::vector<JobId> queue_;  // Of runs_, first come first.
