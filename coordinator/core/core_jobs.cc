@@ -375,8 +375,10 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
     return;
   }
   const bool failed = !ended.ok;
+  // Ranks that have not met have no step in common: the others would wait for the meeting.
+  const bool have_met = assignment.world_size == 1 || run->rendezvous.has_value();
   const bool pauses = (run->job.state == JobState::kPausing || run->moves) &&
-                      run->job.stage == kStageTrain && IsCancelled(ended);
+                      run->job.stage == kStageTrain && IsCancelled(ended) && have_met;
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
   // attempt is over when all have ended.

@@ -122,6 +122,7 @@ TEST(CoreCheckpointTest, ATrainingOnAWorkerThatIsBeingStoppedGoesOnElsewhereAndN
   driver.AddJob("job-1", 2, /*max_restarts=*/0);
   driver.FinishPrepare("job-1");
   const auto gang = driver.Running("job-1");
+  driver.Meet(gang[0]);
   const auto drain = [&] {
     Effects out;
     driver.core.Drain(gang[1].worker, driver.now, out);
@@ -149,6 +150,26 @@ TEST(CoreCheckpointTest, ATrainingOnAWorkerThatIsBeingStoppedGoesOnElsewhereAndN
   EXPECT_EQ(events.back().message,
             "attempt 2: train starts: rank 0 on a, rank 1 on c; goes on after step 7");
   EXPECT_TRUE(driver.Sent(Command::Kind::kCancel).empty());
+}
+
+TEST(CoreCheckpointTest, ARankThatWouldWaitForAMeetingThatNeverComesIsEnded) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddWorker("b", 1);
+  driver.AddJob("job-1", 2);
+  driver.FinishPrepare("job-1");
+  const auto gang = driver.Running("job-1");
+  Effects out;
+  driver.core.Drain(gang[0].worker, driver.now, out);
+  driver.Apply(std::move(out));
+  Ended ended = CoreDriver::Failure(EndCause::kCancelled, "the worker stops");
+  ended.code = static_cast<int>(absl::StatusCode::kCancelled);
+  driver.End(gang[0], ended);
+  ASSERT_EQ(driver.Sent(Command::Kind::kCancel).size(), 1U) << "rank 0 never said where to meet";
+  EXPECT_EQ(driver.Sent(Command::Kind::kCancel)[0].id, gang[1].id);
+  driver.End(gang[1], ended);
+  EXPECT_EQ(driver.jobs["job-1"].attempt, 2);
+  EXPECT_EQ(driver.jobs["job-1"].failures, 0);
 }
 
 TEST(CoreCheckpointTest, APreparationOnAWorkerThatIsBeingStoppedIsDoneAnewElsewhere) {

@@ -193,6 +193,7 @@ TEST(CoreJobsTest, ATrainingIsPausedOnceItsRanksHaveEndedAndFreesItsSlots) {
   driver.AddJob("job-1", 2);
   driver.FinishPrepare("job-1");
   const auto gang = driver.Running("job-1");
+  driver.Meet(gang[0]);
   driver.Pause("job-1");
   EXPECT_EQ(driver.jobs["job-1"].state, JobState::kPausing);
   EXPECT_EQ(driver.Sent(Command::Kind::kPause).size(), 2U);
