@@ -322,6 +322,10 @@ void SimCoordinator::CheckRow(const JobId& id) const {
 void SimCoordinator::CheckAssignments() const {
   std::set<std::pair<std::string, int>> ranks;
   for (const auto& [id, assignment] : core_->assignments()) {
+    const Worker* worker = core_->fleet().Find(assignment.worker);
+    if (worker == nullptr || worker->state != WorkerState::kAlive) {
+      verdict_.Break(absl::StrCat(assignment.owner, ": waits for a worker that is not there"));
+    }
     const Job* job = core_->FindJob(JobId(assignment.owner));
     if (job == nullptr) continue;  // An errand.
     const bool runs = job->state == JobState::kRunning || job->state == JobState::kPausing ||
