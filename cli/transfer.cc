@@ -10,7 +10,6 @@
 #include <set>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "cli/output.h"
 #include "common/base/file.h"
 #include "common/base/human.h"
@@ -34,25 +33,6 @@ constexpr std::array<absl::string_view, 10> kModelFileNames = {"config.json",
                                                                "spiece.model",
                                                                "model.safetensors.index.json"};
 
-// A path from the service never leaves the folder it is meant for.
-bool IsSafeRelative(absl::string_view path) {
-  if (path.empty() || path.find('\0') != absl::string_view::npos) return false;
-  for (absl::string_view part : absl::StrSplit(path, '/')) {
-    if (part.empty() || part == "." || part == "..") return false;
-  }
-  return true;
-}
-
-absl::Status WriteAll(int fd, absl::string_view bytes, const fs::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": write"));
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
 // Reads the whole stream into `fd`, hashing.
 absl::Status ReceiveFile(Connection& connection, const std::string& model, const v1::FileRef& file,
                          const fs::path& path, const std::function<void(int64_t)>& progress) {
@@ -69,7 +49,7 @@ absl::Status ReceiveFile(Connection& connection, const std::string& model, const
   absl::Status status;
   while (status.ok() && reader->Read(&response)) {
     hash.Update(response.chunk());
-    status = WriteAll(fd.get(), response.chunk(), path);
+    status = WriteAll(fd.get(), response.chunk(), path.string());
     progress(static_cast<int64_t>(response.chunk().size()));
   }
   if (!status.ok()) context.TryCancel();
@@ -243,7 +223,7 @@ absl::Status DownloadModel(Connection& connection, const v1::Model& model, const
   int64_t done = 0;
   for (const v1::FileRef& file : model.files().files()) all += file.blob().size();
   for (const v1::FileRef& file : model.files().files()) {
-    if (!IsSafeRelative(file.path())) {
+    if (!IsPathBelow(file.path())) {
       return absl::InvalidArgumentError(
           absl::StrCat("the service sent the path '", file.path(),
                        "'; only paths within the folder are allowed"));

@@ -1,9 +1,11 @@
 #include "common/base/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +13,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/base/exit_codes.h"
 #include "common/base/status.h"
 #include "common/fault/fault.h"
@@ -20,21 +23,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::Status WriteAll(int fd, absl::string_view bytes, const fs::path& path) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd, bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": write"));
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
+constexpr size_t kChunkBytes = size_t{1} << 20;
 
 absl::Status WriteTemporary(const fs::path& temp, absl::string_view bytes, unsigned mode) {
   const UniqueFd fd(open(temp.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": create"));
   LATHE_RETURN_IF_ERROR(fault::Hit("file.write"));
-  LATHE_RETURN_IF_ERROR(WriteAll(fd.get(), bytes, temp));
+  LATHE_RETURN_IF_ERROR(WriteAll(fd.get(), bytes, temp.string()));
   LATHE_RETURN_IF_ERROR(fault::Hit("file.fsync"));
   if (fchmod(fd.get(), mode) != 0)
     return ErrnoToStatus(errno, absl::StrCat(temp.string(), ": chmod"));
@@ -82,6 +77,49 @@ absl::Status ErrnoToStatus(int error, absl::string_view context) {
     default:
       return absl::InternalError(message);
   }
+}
+
+absl::Status WriteAll(int fd, absl::string_view bytes, absl::string_view what) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoToStatus(errno, absl::StrCat(what, ": write"));
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ReadInChunks(const fs::path& path,
+                          absl::FunctionRef<absl::Status(absl::string_view)> sink,
+                          int64_t max_bytes) {
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
+  std::string chunk(kChunkBytes, '\0');
+  while (max_bytes > 0) {
+    const ssize_t got =
+        read(fd.get(), chunk.data(), std::min(chunk.size(), static_cast<size_t>(max_bytes)));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": read"));
+    if (got == 0) break;
+    LATHE_RETURN_IF_ERROR(sink(absl::string_view(chunk).substr(0, static_cast<size_t>(got))));
+    max_bytes -= got;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<UniqueFd> LockFile(const fs::path& path, absl::string_view busy) {
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
+  return absl::FailedPreconditionError(busy);
+}
+
+bool IsPathBelow(absl::string_view path) {
+  if (path.empty() || path.find('\0') != absl::string_view::npos) return false;
+  for (const absl::string_view part : absl::StrSplit(path, '/')) {
+    if (part.empty() || part == "." || part == "..") return false;
+  }
+  return true;
 }
 
 absl::StatusOr<std::string> ReadFile(const fs::path& path, size_t max_bytes) {

@@ -1,12 +1,15 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <string>
-#include "absl/strings/string_view.h"
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 // Files as the rest of the code needs them: whole or not there at all.
 
@@ -34,6 +37,22 @@ class UniqueFd {
 // ENOENT NotFound, EACCES PermissionDenied, EEXIST AlreadyExists, everything else Internal. The
 // message is "context: strerror".
 absl::Status ErrnoToStatus(int error, absl::string_view context);
+
+// All of `bytes`, however often the kernel takes a part. Errors begin with `what`.
+absl::Status WriteAll(int fd, absl::string_view bytes, absl::string_view what);
+
+// Gives the bytes of a file to `sink` one after the other, at most 1 MiB at a time; ends with its
+// error. `max_bytes`: what comes after is left out.
+absl::Status ReadInChunks(const std::filesystem::path& path,
+                          absl::FunctionRef<absl::Status(absl::string_view)> sink,
+                          int64_t max_bytes = std::numeric_limits<int64_t>::max());
+
+// Opens the file, made if it is not there (mode 0600; not through a link), and locks it until the
+// descriptor is closed. FailedPrecondition with `busy`: another process has locked it.
+absl::StatusOr<UniqueFd> LockFile(const std::filesystem::path& path, absl::string_view busy);
+
+// Whether a relative path with '/' between its parts stays below the folder it is put in.
+bool IsPathBelow(absl::string_view path);
 
 // Refuses files over max_bytes with InvalidArgument before reading them.
 absl::StatusOr<std::string> ReadFile(const std::filesystem::path& path,

@@ -35,13 +35,7 @@ absl::StatusOr<PendingFile> PendingFile::Create(const fs::path& path) {
 }
 
 absl::Status PendingFile::Append(absl::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t done = write(fd_.get(), bytes.data(), bytes.size());
-    if (done < 0 && errno == EINTR) continue;
-    if (done < 0) return ErrnoToStatus(errno, absl::StrCat(path_.string(), ": write"));
-    bytes.remove_prefix(static_cast<size_t>(done));
-  }
-  return absl::OkStatus();
+  return WriteAll(fd_.get(), bytes, path_.string());
 }
 
 absl::Status PendingFile::Publish() {

@@ -1,16 +1,12 @@
 #include "common/base/sha256.h"
 
-#include <fcntl.h>
 #include <openssl/evp.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
-#include <vector>
 
 #include "absl/strings/escaping.h"
-#include "absl/strings/str_cat.h"
 #include "common/base/file.h"
+#include "common/base/status.h"
 
 namespace lathe {
 
@@ -44,17 +40,12 @@ std::string Sha256Hex(absl::string_view bytes) {
 }
 
 absl::StatusOr<std::string> Sha256OfFile(const std::filesystem::path& path) {
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
   Sha256 hash;
-  std::vector<char> buffer(1 << 20);
-  while (true) {
-    const ssize_t got = read(fd.get(), buffer.data(), buffer.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": read"));
-    if (got == 0) return hash.FinishHex();
-    hash.Update(absl::string_view(buffer.data(), static_cast<size_t>(got)));
-  }
+  LATHE_RETURN_IF_ERROR(ReadInChunks(path, [&](absl::string_view bytes) {
+    hash.Update(bytes);
+    return absl::OkStatus();
+  }));
+  return hash.FinishHex();
 }
 
 }  // namespace lathe

@@ -1,7 +1,6 @@
 #include "common/blob/blob_store.h"
 
 #include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -66,12 +65,9 @@ absl::StatusOr<std::unique_ptr<BlobStore>> BlobStore::Open(fs::path root,
   LATHE_RETURN_IF_ERROR(MakeFolder(root, 0700));
   LATHE_RETURN_IF_ERROR(MakeFolder(root / "blobs", 0700));
   LATHE_RETURN_IF_ERROR(MakeFolder(root / "partial", 0700));
-  UniqueFd lock(open((root / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock.valid()) return ErrnoToStatus(errno, absl::StrCat(root.string(), "/lock: open"));
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("blob folder ", root.string(), " is in use by another process"));
-  }
+  LATHE_ASSIGN_OR_RETURN(UniqueFd lock,
+                         LockFile(root / "lock", absl::StrCat("blob folder ", root.string(),
+                                                              " is in use by another process")));
   std::unique_ptr<BlobStore> store(new BlobStore(std::move(root), options, std::move(lock)));
   LATHE_RETURN_IF_ERROR(store->Scan());
   return store;
@@ -184,17 +180,8 @@ absl::StatusOr<BlobRef> BlobStore::AddFile(const fs::path& path) {
   auto writer = BeginFresh(blob);
   if (absl::IsAlreadyExists(writer.status())) return blob;
   if (!writer.ok()) return writer.status();
-  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
-  std::string chunk(size_t{1} << 20, '\0');
-  while (true) {
-    const ssize_t got = read(fd.get(), chunk.data(), chunk.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": read"));
-    if (got == 0) break;
-    LATHE_RETURN_IF_ERROR(
-        writer->Append(absl::string_view(chunk).substr(0, static_cast<size_t>(got))));
-  }
+  LATHE_RETURN_IF_ERROR(
+      ReadInChunks(path, [&](absl::string_view bytes) { return writer->Append(bytes); }));
   LATHE_RETURN_IF_ERROR(writer->Commit());
   return blob;
 }
@@ -312,13 +299,8 @@ absl::Status BlobStore::Writer::Append(absl::string_view bytes) {
                                                    " bytes; it was announced with ", blob_.size));
   }
   LATHE_RETURN_IF_ERROR(fault::Hit("blob.write"));
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd_.get(), bytes.data(), bytes.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoToStatus(errno, absl::StrCat("blob ", blob_.sha256, ": write"));
-    bytes.remove_prefix(static_cast<size_t>(written));
-    offset_ += written;
-  }
+  LATHE_RETURN_IF_ERROR(WriteAll(fd_.get(), bytes, absl::StrCat("blob ", blob_.sha256)));
+  offset_ += static_cast<int64_t>(bytes.size());
   return absl::OkStatus();
 }
 

@@ -1,7 +1,5 @@
 #include "coordinator/backup/backup.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,11 +24,8 @@ constexpr char kUnfinished[] = ".unfinished";
 
 absl::StatusOr<UniqueFd> LockRoot(const fs::path& root) {
   LATHE_RETURN_IF_ERROR(MakeFolder(root, 0700));
-  UniqueFd lock(open((root / ".lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock.valid()) return ErrnoToStatus(errno, absl::StrCat(root.string(), "/.lock: open"));
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  return absl::FailedPreconditionError(
-      absl::StrCat("backup: another one is being written to ", root.string(), "; wait for it"));
+  return LockFile(root / ".lock", absl::StrCat("backup: another one is being written to ",
+                                               root.string(), "; wait for it"));
 }
 
 // Of processes that ended before theirs was complete. REQUIRES: the root is locked.

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
 #include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
@@ -43,17 +42,9 @@ absl::Status CheckVersions(const fs::path& folder, const BackupManifest& manifes
   return absl::OkStatus();
 }
 
-bool IsBelow(const std::string& path) {
-  if (path.empty() || path.front() == '/') return false;
-  for (const absl::string_view part : absl::StrSplit(path, '/')) {
-    if (part.empty() || part == "." || part == "..") return false;
-  }
-  return true;
-}
-
 absl::Status CheckFiles(const fs::path& folder, const FileTree& files) {
   for (const FileRef& file : files) {
-    if (!IsBelow(file.path) || !Validate(file.blob).ok()) {
+    if (!IsPathBelow(file.path) || !Validate(file.blob).ok()) {
       return Damaged(folder, absl::StrCat("file '", file.path.substr(0, 200),
                                           "' must have a path below it, a size and a sha256"));
     }

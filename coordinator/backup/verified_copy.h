@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <limits>
 #include <string>
 
 #include "absl/status/status.h"
@@ -20,9 +21,10 @@ struct BackupProgress {
 using OnBackupProgress = std::function<bool(const BackupProgress&)>;
 
 // Reads `from` to its end, writing what it read to the new file `to` (mode 0600; not synced), and
-// says what that was. `max_bytes`: what a growing file has beyond is left out; negative: all.
+// says what that was. `max_bytes`: what a growing file has beyond is left out.
 absl::StatusOr<BlobRef> CopyHashed(const std::filesystem::path& from,
-                                   const std::filesystem::path& to, int64_t max_bytes = -1);
+                                   const std::filesystem::path& to,
+                                   int64_t max_bytes = std::numeric_limits<int64_t>::max());
 
 // The same without a copy: what is in `path`.
 absl::StatusOr<BlobRef> HashFile(const std::filesystem::path& path);

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "common/base/file.h"
 #include "common/base/sha256.h"
 #include "common/base/status.h"
 #include "common/blob/blob_store.h"
@@ -41,11 +41,8 @@ v1::BlobRef ToProto(const BlobRef& blob) {
 BlobRef FromProto(const v1::BlobRef& blob) { return {blob.sha256(), blob.size()}; }
 
 absl::Status ValidatePath(absl::string_view path) {
-  bool good = !path.empty() && path.size() <= 255;
+  bool good = IsPathBelow(path) && path.size() <= 255;
   for (const char c : path) good = good && static_cast<unsigned char>(c) >= 0x20 && c != '\\';
-  for (const absl::string_view part : absl::StrSplit(path, '/')) {
-    good = good && !part.empty() && part != "." && part != "..";
-  }
   if (good) return absl::OkStatus();
   return absl::InvalidArgumentError(
       absl::StrCat("path of file is '", path.substr(0, 80),

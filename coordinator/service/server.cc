@@ -1,7 +1,5 @@
 #include "coordinator/service/server.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -38,14 +36,9 @@ namespace {
 namespace fs = std::filesystem;
 
 absl::StatusOr<UniqueFd> LockFolder(const fs::path& folder) {
-  const fs::path path = folder / "lock";
-  UniqueFd lock(open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
-  if (!lock.valid()) return ErrnoToStatus(errno, absl::StrCat(path.string(), ": open"));
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return lock;
-  return absl::FailedPreconditionError(
-      absl::StrCat("data folder ", folder.string(),
-                   " is in use by another coordinator; stop it, or pass "
-                   "another --data-dir"));
+  return LockFile(folder / "lock", absl::StrCat("data folder ", folder.string(),
+                                                " is in use by another coordinator; stop it, or "
+                                                "pass another --data-dir"));
 }
 
 absl::Status PrepareFolder(const fs::path& folder) {

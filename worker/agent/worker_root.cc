@@ -1,7 +1,5 @@
 #include "worker/agent/worker_root.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,12 +26,9 @@ absl::Status CheckIsOurs(const fs::path& path) {
 }
 
 absl::StatusOr<UniqueFd> LockRoot(const fs::path& path) {
-  const fs::path file = path / "lock";
-  UniqueFd fd(open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!fd.valid()) return ErrnoToStatus(errno, absl::StrCat("worker root ", file.string()));
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return fd;
-  return absl::FailedPreconditionError(absl::StrCat(
-      "worker root ", path.string(), ": another lathe-worker uses it; give each its own --root"));
+  return LockFile(path / "lock", absl::StrCat("worker root ", path.string(),
+                                              ": another lathe-worker uses it; give each its own "
+                                              "--root"));
 }
 
 absl::StatusOr<std::string> ReadOrMakeId(const fs::path& file) {

@@ -81,5 +81,45 @@ TEST(Sha256Test, MatchesThePublishedVector) {
   EXPECT_EQ(*Sha256OfFile(temp->path() / "a"), expected);
 }
 
+TEST(FileTest, AFileIsReadInChunksUpToABoundOrTheSinksError) {
+  const auto temp = TempFolder::Make("file_test");
+  const fs::path path = temp->path() / "a";
+  const std::string bytes(3 << 20, 'x');
+  ASSERT_TRUE(WriteFileAtomically(path, bytes).ok());
+  std::string got;
+  const auto take = [&](absl::string_view chunk) {
+    EXPECT_LE(chunk.size(), size_t{1} << 20);
+    got.append(chunk.data(), chunk.size());
+    return absl::OkStatus();
+  };
+  ASSERT_TRUE(ReadInChunks(path, take).ok());
+  EXPECT_EQ(got, bytes);
+  got.clear();
+  ASSERT_TRUE(ReadInChunks(path, take, (1 << 20) + 5).ok());
+  EXPECT_EQ(got.size(), (size_t{1} << 20) + 5);
+  const auto refuse = [](absl::string_view) { return absl::CancelledError("enough"); };
+  EXPECT_TRUE(absl::IsCancelled(ReadInChunks(path, refuse)));
+  EXPECT_TRUE(absl::IsNotFound(ReadInChunks(temp->path() / "b", take)));
+}
+
+TEST(FileTest, ALockIsHeldUntilItsDescriptorIsClosed) {
+  const auto temp = TempFolder::Make("file_test");
+  auto first = LockFile(temp->path() / "lock", "busy");
+  ASSERT_TRUE(first.ok()) << first.status();
+  const absl::Status second = LockFile(temp->path() / "lock", "busy").status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(second));
+  EXPECT_EQ(second.message(), "busy");
+  first->Reset();
+  EXPECT_TRUE(LockFile(temp->path() / "lock", "busy").ok());
+}
+
+TEST(FileTest, PathsThatWouldLeaveTheirFolderAreNotBelowIt) {
+  for (const char* path : {"a", "a/b.txt", ".hidden/x", "a/..b"}) EXPECT_TRUE(IsPathBelow(path));
+  for (const char* path : {"", "/a", "a/", "a//b", ".", "..", "a/../b", "../a"}) {
+    EXPECT_FALSE(IsPathBelow(path)) << path;
+  }
+  EXPECT_FALSE(IsPathBelow(absl::string_view("a\0b", 3)));
+}
+
 }  // namespace
 }  // namespace lathe
