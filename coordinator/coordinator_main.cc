@@ -14,6 +14,7 @@
 #include "common/base/exit_codes.h"
 #include "common/base/human.h"
 #include "common/base/log.h"
+#include "common/config/duration_flag.h"
 #include "common/config/environment.h"
 #include "common/fault/fault.h"
 #include "coordinator/backup/restore.h"
@@ -29,13 +30,6 @@ struct Flags {
   std::filesystem::path restore;  // Empty: serve.
   bool json = false;              // Of a restore.
   bool die_with_parent = false;
-  double lease_seconds = 15;
-  double restart_grace_seconds = 15;
-  double chat_idle_seconds = 300;
-  double orphan_seconds = 900;
-  double missing_grace_seconds = 5;
-  double cancel_timeout_seconds = 60;
-  double hang_seconds = 60;
 };
 
 void AddFlags(CLI::App& app, Flags& flags) {
@@ -51,28 +45,24 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--port", flags.server.port, "0: a free one");
   app.add_option("--metrics-port", flags.server.metrics_port,
                  "of /metrics on 127.0.0.1; 0: a free one, -1: none");
-  app.add_option("--lease-seconds", flags.lease_seconds,
-                 "a worker that is silent for longer is lost")
-      ->check(CLI::Range(0.1, 3600.0));
-  app.add_option("--restart-grace-seconds", flags.restart_grace_seconds,
-                 "after a restart: time for workers to come back before jobs are placed anew")
-      ->check(CLI::Range(0.0, 3600.0));
-  app.add_option("--missing-grace-seconds", flags.missing_grace_seconds,
-                 "a worker that came back without a process: time to report how that ended")
-      ->check(CLI::Range(0.0, 3600.0));
-  app.add_option("--hang-seconds", flags.hang_seconds,
-                 "a training without progress for so long (or ten steps) stands still; thirty "
-                 "times that while it loads, exports, writes")
-      ->check(CLI::Range(0.1, 86400.0));
-  app.add_option("--cancel-timeout-seconds", flags.cancel_timeout_seconds,
-                 "a process that was told to end no longer holds up its job after this")
-      ->check(CLI::Range(0.1, 3600.0));
-  app.add_option("--orphan-seconds", flags.orphan_seconds,
-                 "a worker that hears nothing for so long ends its processes")
-      ->check(CLI::Range(0.1, 86400.0));
-  app.add_option("--chat-idle-seconds", flags.chat_idle_seconds,
-                 "a model that nobody talks to is unloaded")
-      ->check(CLI::Range(0.1, 86400.0));
+  lathe::CoordinatorOptions& options = flags.server.coordinator;
+  lathe::CoreOptions& core = options.core;
+  lathe::AddSeconds(app, "--lease-seconds", core.lease, 0.1, 3600,
+                    "a worker that is silent for longer is lost");
+  lathe::AddSeconds(app, "--restart-grace-seconds", core.restart_grace, 0, 3600,
+                    "after a restart: time for workers to come back before jobs are placed anew");
+  lathe::AddSeconds(app, "--missing-grace-seconds", core.missing_grace, 0, 3600,
+                    "a worker that came back without a process: time to report how that ended");
+  lathe::AddSeconds(
+      app, "--hang-seconds", core.hang.step, 0.1, 86400,
+      "a training without progress for so long (or ten steps) stands still; thirty times "
+      "that while it loads, exports, writes");
+  lathe::AddSeconds(app, "--cancel-timeout-seconds", core.cancel_timeout, 0.1, 3600,
+                    "a process that was told to end no longer holds up its job after this");
+  lathe::AddSeconds(app, "--orphan-seconds", options.orphan_timeout, 0.1, 86400,
+                    "a worker that hears nothing for so long ends its processes");
+  lathe::AddSeconds(app, "--chat-idle-seconds", options.chat_idle_timeout, 0.1, 86400,
+                    "a model that nobody talks to is unloaded");
   app.add_flag("--die-with-parent", flags.die_with_parent, "end when the parent process ends");
 }
 
@@ -81,16 +71,9 @@ void Finish(Flags& flags) {
     flags.server.data_dir = lathe::DefaultDataDir() / "coordinator";
   }
   lathe::CoordinatorOptions& options = flags.server.coordinator;
-  options.core.lease = absl::Seconds(flags.lease_seconds);
-  options.core.missing_grace = absl::Seconds(flags.missing_grace_seconds);
-  options.core.cancel_timeout = absl::Seconds(flags.cancel_timeout_seconds);
-  options.core.hang.step = absl::Seconds(flags.hang_seconds);
   options.core.hang.slow = 30 * options.core.hang.step;
-  options.core.restart_grace = absl::Seconds(flags.restart_grace_seconds);
   options.hang_folder = flags.server.data_dir / "hangs";
   options.heartbeat_interval = options.core.lease / 4;
-  options.orphan_timeout = absl::Seconds(flags.orphan_seconds);
-  options.chat_idle_timeout = absl::Seconds(flags.chat_idle_seconds);
 }
 
 // False: the parent has gone already.

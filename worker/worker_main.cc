@@ -17,6 +17,7 @@
 #include "common/base/log.h"
 #include "common/base/machine_memory.h"
 #include "common/base/status.h"
+#include "common/config/duration_flag.h"
 #include "common/config/environment.h"
 #include "common/fault/fault.h"
 #include "common/metrics/metrics.h"
@@ -37,9 +38,6 @@ struct Flags {
   std::string token_file;
   std::string metrics_password_file;
   int metrics_port = 0;
-  double cancel_grace_seconds = 3;
-  double exit_grace_seconds = 10;
-  double drain_seconds = 20;
   double cache_gib = 100;
   bool die_with_parent = false;
   agent::AgentOptions options;
@@ -59,15 +57,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
                  "Password of /metrics (user lathe), mode 0600; without it there is no /metrics");
   app.add_option("--program-dir", flags.options.program_folder,
                  "Holds lathe-trainer and lathe-prepare. Default: this program's folder");
-  app.add_option("--cancel-grace-seconds", flags.cancel_grace_seconds, "From a cancel to SIGKILL")
-      ->check(CLI::Range(0.0, 3600.0));
-  app.add_option("--exit-grace-seconds", flags.exit_grace_seconds,
-                 "From a child's result to SIGKILL if it does not exit")
-      ->check(CLI::Range(0.0, 3600.0));
-  app.add_option("--drain-seconds", flags.drain_seconds,
-                 "From SIGTERM until trainings that have not ended with a checkpoint are ended")
-      ->check(CLI::Range(0.0, 86400.0))
-      ->capture_default_str();
+  AddSeconds(app, "--cancel-grace-seconds", flags.options.cancel_grace, 0, 3600,
+             "From a cancel to SIGKILL");
+  AddSeconds(app, "--exit-grace-seconds", flags.options.exit_grace, 0, 3600,
+             "From a child's result to SIGKILL if it does not exit");
+  AddSeconds(app, "--drain-seconds", flags.options.drain_timeout, 0, 86400,
+             "From SIGTERM until trainings that have not ended with a checkpoint are ended");
   app.add_option("--cache-gib", flags.cache_gib, "Size of the blob cache")
       ->check(CLI::Range(0.0, 1e6));
   app.add_flag("--die-with-parent", flags.die_with_parent, "Stop when the parent process ends");
@@ -89,9 +84,6 @@ std::vector<std::string> BaseEnvironment() {
 void FillDefaults(Flags& flags, const agent::WorkerRoot& root) {
   agent::AgentOptions& options = flags.options;
   options.build = "0.1.0";
-  options.cancel_grace = absl::Seconds(flags.cancel_grace_seconds);
-  options.exit_grace = absl::Seconds(flags.exit_grace_seconds);
-  options.drain_timeout = absl::Seconds(flags.drain_seconds);
   options.max_cache_bytes = static_cast<int64_t>(flags.cache_gib * (1 << 30));
   options.memory_bytes = MachineMemoryBytes();
   options.base_environment = BaseEnvironment();
