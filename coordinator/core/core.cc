@@ -236,7 +236,7 @@ absl::Time Core::NextDeadline() const {
                      assignment.cancel_time + options_.cancel_timeout});
   }
   for (const auto& [id, errand] : errands_) next = std::min(next, errand.deadline);
-  next = std::min(next, NextHangCheck());
+  for (const auto& [id, run] : runs_) next = std::min(next, run.hang_check);
   // In the past once it was reached and scheduled: InfinitePast() then.
   if (place_not_before_ != absl::InfinitePast()) next = std::min(next, place_not_before_);
   return next;

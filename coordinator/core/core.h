@@ -49,7 +49,7 @@ struct Command {
   bool diagnose = false;         // Of kCancel: it stands still; where, is to be found out first.
 };
 
-// A training that stood still: what its ranks said last, by rank.
+// A training that stood still: by rank, where they ran and what they said last.
 struct HangReport {
   Job job;
   Hang hang;
@@ -154,7 +154,9 @@ class Core {
     std::optional<RendezvousPoint> rendezvous;
     std::vector<RankProgress> progress;             // Of a training, by rank.
     std::map<std::string, absl::Duration> longest;  // As RankProgress has it, by phase.
-    bool hung = false;                              // The gang is ending because it stood still.
+    // No hang is to be found before. Kept, because it is asked for after every message.
+    absl::Time hang_check = absl::InfiniteFuture();
+    bool hung = false;   // The gang is ending because it stood still.
     bool moves = false;  // The gang is ending to go on elsewhere, or with more ranks.
   };
   struct Errand {
@@ -162,6 +164,7 @@ class Core {
     absl::Time deadline;
   };
 
+  static Gang GangFor(const Job& job);
   Run* FindRun(const std::string& owner);
   // NotFound: no unfinished job of that id.
   absl::StatusOr<Run*> UnfinishedRun(const JobId& id);
@@ -189,12 +192,13 @@ class Core {
   void FinishTrain(Run& run, const std::vector<Ended>& outcomes, absl::Time now, Effects& out);
   void RetryWithoutCheckpoint(Run& run, const Ended& blame, absl::Time now, Effects& out);
   void Retry(Run& run, const Ended& blame, absl::Time now, Effects& out);
+  void BeginNextAttempt(Run& run, absl::string_view why, absl::Time now, Effects& out) const;
   void GrowIfItCan(Run& run, absl::Time now, Effects& out);
   bool CanGrow(const Run& run, absl::Time now) const;
   void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);
-  absl::Time NextHangCheck() const;
+  void WatchForHang(Run& run) const;
   std::set<WorkerId> Unreliable(const Run& run) const;
   void EndHangs(absl::Time now, Effects& out);
   void EndHang(Run& run, Hang hang, absl::Time now, Effects& out);

@@ -33,7 +33,7 @@ bool Core::CanGrow(const Run& run, absl::Time now) const {
       if (view.id == found->second.worker) view.free_slots += found->second.slots;
     }
   }
-  Gang gang{{{.role = kStageTrain, .ranks = spec.ranks}}};
+  Gang gang = GangFor(run.job);
   const Decision decision =
       PlaceElastic(gang, ranks, views, now, {.lease = options_.lease, .avoid = Unreliable(run)});
   return decision.placement.has_value() && gang.groups[0].ranks > ranks;

@@ -25,6 +25,7 @@ void Core::OnProgress(const Assignment& assignment, const std::string& phase, in
               .counter = counter,
               .collective = collective,
               .since = now};
+  WatchForHang(*run);
 }
 
 // Ranks that have not ended. None where the gang is ending: that has deadlines of its own.
@@ -42,21 +43,18 @@ std::vector<RankProgress> Core::Watched(const Run& run) {
   return ranks;
 }
 
-absl::Time Core::NextHangCheck() const {
-  absl::Time next = absl::InfiniteFuture();
-  for (const auto& [id, run] : runs_) {
-    if (run.gang.empty()) continue;
-    next = std::min(next, lathe::NextHangCheck(Watched(run), options_.hang));
-  }
-  return next;
+void Core::WatchForHang(Run& run) const {
+  run.hang_check = NextHangCheck(Watched(run), options_.hang);
 }
 
 void Core::EndHangs(absl::Time now, Effects& out) {
   std::vector<std::pair<JobId, Hang>> hangs;
-  for (const auto& [id, run] : runs_) {
-    if (run.gang.empty()) continue;
+  for (auto& [id, run] : runs_) {
+    if (now < run.hang_check) continue;
     std::optional<Hang> hang = FindHang(Watched(run), now, options_.hang);
     if (hang.has_value()) hangs.emplace_back(id, *std::move(hang));
+    // What a pause or a move has changed is seen here.
+    WatchForHang(run);
   }
   for (auto& [id, hang] : hangs) EndHang(runs_.at(id), std::move(hang), now, out);
 }
@@ -66,11 +64,7 @@ void Core::EndHang(Run& run, Hang hang, absl::Time now, Effects& out) {
   const AssignmentId id = run.gang[static_cast<size_t>(hang.rank)];
   Assignment& assignment = assignments_.at(id);
   HangReport report{.job = run.job, .hang = hang, .ranks = run.progress, .time = now};
-  for (const AssignmentId& member : run.gang) {
-    const auto found = assignments_.find(member);
-    report.workers.push_back(found == assignments_.end() ? ""
-                                                         : fleet_.NameOf(found->second.worker));
-  }
+  for (const WorkerId& worker : run.workers) report.workers.push_back(fleet_.NameOf(worker));
   out.hangs.push_back(std::move(report));
   run.hung = true;
   Cancel(assignment, now, out);

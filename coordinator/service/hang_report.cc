@@ -15,7 +15,7 @@ using Json = nlohmann::ordered_json;
 Json RankJson(const HangReport& report, size_t index) {
   const RankProgress& rank = report.ranks[index];
   return {{"rank", rank.rank},
-          {"worker", index < report.workers.size() ? report.workers[index] : ""},
+          {"worker", report.workers[index]},
           {"phase", rank.phase},
           {"counter", rank.counter},
           {"collective", rank.collective},
