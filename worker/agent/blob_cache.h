@@ -35,10 +35,9 @@ class BlobCache {
       : store_(std::move(store)), max_bytes_(max_bytes) {}
 
   // Calls `use` with the file of `blob`, fetched if it is not there, was cut or, with Rehash::kYes,
-  // was changed; until `use`
-  // returns, the file is not evicted. A fetch that breaks leaves what came, and the next one goes
-  // on there (Unavailable if the stream ended early). DataLoss: size or hash is wrong; what came is
-  // thrown away. ResourceExhausted: the disk is full.
+  // was changed; until `use` returns, the file is not evicted. A fetch that breaks leaves what
+  // came, and the next one goes on there (Unavailable if the stream ended early). DataLoss: size or
+  // hash is wrong; what came is thrown away. ResourceExhausted: the disk is full.
   absl::Status Fetch(const BlobRef& blob, Rehash rehash, Download download, Use use);
 
   // Removes blobs, least recently used first, until at most max_bytes are left. Returns the bytes

@@ -46,9 +46,9 @@ std::vector<std::string> DescribeThreads(pid_t pid) {
     const std::string state = StateOf(task);
     if (state.empty()) continue;
     const std::string place = FirstLine(task / "wchan");
+    const bool waits = !place.empty() && place != "0";
     lines.push_back(absl::StrCat("thread ", task.filename().string(), " ", FirstLine(task / "comm"),
-                                 ": ", state, place.empty() || place == "0" ? "" : " in ",
-                                 place == "0" ? "" : place));
+                                 ": ", state, waits ? " in " : "", waits ? place : ""));
   }
   std::sort(lines.begin(), lines.end());
   return lines;
