@@ -8,17 +8,15 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
-import os
 import random
 import re
 import sys
-import tempfile
 import threading
 import time
 
 import faults
 from points import POINTS
-from rounds import ROOT, Broken, RoundRun, write_rows
+from rounds import Broken, RoundRun
 
 MAX_TRIES = 6  # Of a round whose fault does not happen.
 SEED_STRIDE = 1_000_000
@@ -34,8 +32,7 @@ class Outcome:
 
 
 class Chaos:
-    def __init__(self, programs, rows):
-        self.programs, self.rows = programs, rows
+    def __init__(self):
         self.reference = None
         self.printing = threading.Lock()
 
@@ -45,13 +42,13 @@ class Chaos:
 
     def measure_reference(self):
         """The undisturbed run, twice: a difference would be no fault's doing."""
-        self.reference = RoundRun(self.programs, None, None, self.rows).run()
-        RoundRun(self.programs, None, self.reference, self.rows).run()
+        self.reference = RoundRun(None, None).run()
+        RoundRun(None, self.reference).run()
         self.say(f"undisturbed: adapter {self.reference.adapter[:16]}, ledger {self.reference.ledger}, {len(self.reference.losses)} steps")
 
     def once(self, plan):
         start = time.monotonic()
-        run = RoundRun(self.programs, plan, self.reference, self.rows)
+        run = RoundRun(plan, self.reference)
         error = log = ""
         try:
             run.run()
@@ -123,14 +120,10 @@ def parse(arguments):
 
 def main():
     options = parse(sys.argv[1:])
-    programs = os.path.join(os.environ.get("LATHE_BIN_DIR", os.path.join(ROOT, "build/release/bin")), "chaos")
-    with tempfile.TemporaryDirectory(prefix="lathe-chaos-rows.") as folder:
-        rows = os.path.join(folder, "rows.jsonl")
-        write_rows(rows)
-        chaos = Chaos(programs, rows)
-        chaos.measure_reference()
-        with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-            outcomes = list(pool.map(lambda pair: chaos.settle(*pair), plans(options)))
+    chaos = Chaos()
+    chaos.measure_reference()
+    with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
+        outcomes = list(pool.map(lambda pair: chaos.settle(*pair), plans(options)))
     return 0 if report(outcomes, chaos.say) else 1
 
 

@@ -5,11 +5,15 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 
 from link import Link
+
+sys.path.append(os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "e2e"))
+from service import BIN, TINY_LLAMA, write_rows  # pylint: disable=wrong-import-position
 
 LEASE = 0.5
 COORDINATOR_FLAGS = ("--metrics-port", "-1", "--lease-seconds", str(LEASE), "--restart-grace-seconds", "0.5",
@@ -17,6 +21,8 @@ COORDINATOR_FLAGS = ("--metrics-port", "-1", "--lease-seconds", str(LEASE), "--r
 WORKER_FLAGS = ("--slots", "1", "--threads-per-slot", "1", "--cancel-grace-seconds", "0.1", "--exit-grace-seconds", "0.4",
                 "--drain-seconds", "0.7")
 RESTART_PAUSE = 0.1
+PROGRAMS = os.path.join(BIN, "chaos")  # With fault points that obey.
+NUM_ROWS = 110  # An eighth is held out.
 
 
 class Daemon:
@@ -52,15 +58,14 @@ class Daemon:
 
 
 class Cluster:
-    def __init__(self, programs, num_workers, environments):
+    def __init__(self, num_workers, environments=None):
         """environments: extra variables for "coordinator" and "worker". Nothing runs before start()."""
-        self.programs = programs
         self.temp = tempfile.mkdtemp(prefix="lathe-chaos.")
         self.scratch = self.path("tmp")
         self.faults = self.path("faults")
         for folder in (self.scratch, self.faults, self.path("logs")):
             os.mkdir(folder)
-        self.environments = environments
+        self.environments = environments or {}
         self.lock = threading.Lock()
         self.links = {}
         self.stopping = False
@@ -81,11 +86,14 @@ class Cluster:
     def path(self, *parts):
         return os.path.join(self.temp, *parts)
 
+    def environment(self):
+        """Of every process: whose folder it works in can be seen there."""
+        return {"PATH": "/usr/bin:/bin", "HOME": self.scratch, "TMPDIR": self.scratch}
+
     def _daemon(self, program, flags):
         kind = "coordinator" if program == "coordinator" else "worker"
-        env = {"PATH": "/usr/bin:/bin", "HOME": self.scratch, "TMPDIR": self.scratch, "LATHE_FAULT_DIR": self.faults,
-               **self.environments.get(kind, {})}
-        return Daemon(program, [os.path.join(self.programs, f"lathe-{kind}"), *flags], env, self.path("logs", program))
+        env = {**self.environment(), "LATHE_FAULT_DIR": self.faults, **self.environments.get(kind, {})}
+        return Daemon(program, [os.path.join(PROGRAMS, f"lathe-{kind}"), *flags], env, self.path("logs", program))
 
     def _add_worker(self, name):
         self.links[name] = Link(("127.0.0.1", self.port))
@@ -167,12 +175,12 @@ class Cluster:
         return sorted(pid for pid, program in self.own_processes().items() if program == "lathe-trainer")
 
     # --- As a user.
+    def command(self, *arguments):
+        return [os.path.join(BIN, "lathe"), "--json", "--coordinator", f"127.0.0.1:{self.client_port or self.port}",
+                "--token-file", self.path("data", "client.token"), *arguments]
+
     def lathe(self, *arguments, timeout=60):
-        env = {"PATH": "/usr/bin:/bin", "HOME": self.scratch, "TMPDIR": self.scratch, "NO_COLOR": "1"}
-        command = [os.path.join(os.path.dirname(self.programs), "lathe"), "--json", "--coordinator",
-                   f"127.0.0.1:{self.client_port or self.port}",
-                   "--token-file", self.path("data", "client.token"), *arguments]
-        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(self.command(*arguments), env=self.environment(), capture_output=True, text=True, timeout=timeout, check=False)
 
     def insist(self, *arguments, seconds=30.0):
         """Repeats a command until it succeeds, as a user does while a service comes back."""
@@ -184,6 +192,12 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise AssertionError(f"lathe {' '.join(arguments)}: {done.stderr.strip()}")
             time.sleep(0.05)
+
+    def load(self):
+        """The model `tiny` and the data set `rows`, as every job here uses them."""
+        write_rows(self.path("rows.jsonl"), NUM_ROWS)
+        self.insist("models", "import", "tiny", "--from", TINY_LLAMA)
+        self.insist("datasets", "upload", "rows", "--from", self.path("rows.jsonl"))
 
     def log_of(self, name):
         try:

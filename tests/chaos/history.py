@@ -8,17 +8,15 @@ store must hold exactly one job per request id, in the state that its client was
 import argparse
 import collections
 import json
-import os
 import random
 import sqlite3
 import sys
-import tempfile
 import threading
 import time
 
 from cluster import Cluster
 from link import Link
-from rounds import ROOT, TINY_LLAMA, Broken, write_rows
+from rounds import Broken
 
 STATES = {4: "PAUSED", 6: "CANCELLED", 7: "SUCCEEDED", 8: "FAILED"}  # coordinator/core/job_state.h
 BAD_SPEC = 4  # Exit code of what the service refuses.
@@ -122,15 +120,11 @@ def check_store(cluster, clients):
     return len(rows)
 
 
-def run(programs, num_clients, submits, seed):
-    cluster = Cluster(programs, 1, {})
+def run(num_clients, submits, seed):
+    cluster = Cluster(1)
     try:
-        with tempfile.TemporaryDirectory(prefix="lathe-history.") as folder:
-            rows = os.path.join(folder, "rows.jsonl")
-            write_rows(rows)
-            cluster.start()
-            cluster.insist("models", "import", "tiny", "--from", TINY_LLAMA)
-            cluster.insist("datasets", "upload", "rows", "--from", rows)
+        cluster.start()
+        cluster.load()
         # From now on jobs wait: nobody works.
         cluster.kill("w1", away=1e9)
         link = Link(("127.0.0.1", cluster.port))
@@ -163,9 +157,8 @@ def main():
     parser.add_argument("--submits", type=int, default=2000, help="of all clients together; default 2000")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    programs = os.path.join(os.environ.get("LATHE_BIN_DIR", os.path.join(ROOT, "build/release/bin")), "chaos")
     try:
-        run(programs, options.clients, options.submits // options.clients, options.seed)
+        run(options.clients, options.submits // options.clients, options.seed)
     except Broken as broken:
         print(f"FAIL: {broken}")
         return 1

@@ -12,25 +12,14 @@ import time
 
 from cluster import Cluster
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-TINY_LLAMA = os.path.join(ROOT, "tests/data/tiny-llama")
 # Dropout, shuffled rows, 3 epochs, an uneven last batch, held-out rows, several checkpoints.
 SETTINGS = ("ranks=2", "epochs=3", "batch_size=7", "learning_rate=0.003", "lora.rank=4", "lora.dropout=0.1", "micro_batch_tokens=64",
             "checkpoint.every_steps=8", "max_restarts=20")
-NUM_ROWS, EVERY_NTH_HELD_OUT = 110, 11
 PATIENCE = 60.0
-FINAL = ("JOB_STATE_SUCCEEDED", "JOB_STATE_FAILED", "JOB_STATE_CANCELLED")
 
 
 class Broken(AssertionError):
     """A promise was not kept."""
-
-
-def write_rows(path):
-    with open(path, "w", encoding="utf8") as f:
-        for i in range(NUM_ROWS):
-            split = "validation" if i % EVERY_NTH_HELD_OUT == 0 else "train"
-            f.write(json.dumps({"instruction": f"Say the word {i}", "output": f"word {i} it is", "split": split}) + "\n")
 
 
 @dataclasses.dataclass
@@ -53,16 +42,12 @@ class Watch:
     """`lathe jobs watch`, which goes on over restarts of the coordinator; keeps what it printed."""
 
     def __init__(self, cluster, job, on_pause):
-        env = {"PATH": "/usr/bin:/bin", "HOME": cluster.scratch, "TMPDIR": cluster.scratch}
-        self.process = subprocess.Popen(
-            [os.path.join(os.path.dirname(cluster.programs), "lathe"), "--json", "--coordinator", f"127.0.0.1:{cluster.port}",
-             "--token-file", cluster.path("data", "client.token"), "jobs", "watch", job],
-            env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(cluster.command("jobs", "watch", job), env=cluster.environment(),
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.on_pause = on_pause
         self.changed = threading.Condition()
         self.sequences = []
         self.step, self.num_steps, self.checkpoint, self.attempt = 0, 0, 0, 1
-        self.steps_of_attempt = 0
         self.ended = False
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -95,14 +80,14 @@ class Watch:
 class RoundRun:
     """`reference` None: nothing is compared."""
 
-    def __init__(self, programs, plan, reference, rows):
-        self.plan, self.reference, self.rows = plan, reference, rows
+    def __init__(self, plan, reference):
+        self.plan, self.reference = plan, reference
         self.fault = plan.fault if plan is not None else None
         environments = {}
         if self.fault is not None and self.fault.point:
             programs_hit = ("coordinator", "worker") if self.fault.program == "any" else (self.fault.program,)
             environments = {program: {"LATHE_FAULT": self.fault.plan} for program in programs_hit}
-        self.environments, self.programs = environments, programs
+        self.environments = environments
         self.rng = random.Random(f"victims {plan.seed if plan else 0}")
         self.done = False
         self.fired = False
@@ -189,14 +174,13 @@ class RoundRun:
                 self.cluster.remove()
 
     def _run(self):
-        self.cluster = Cluster(self.programs, self.plan.num_workers if self.plan else 2, self.environments)
+        self.cluster = Cluster(self.plan.num_workers if self.plan else 2, self.environments)
         if self.fault is not None and self.fault.point:
             threading.Thread(target=self._look_for_fire, daemon=True).start()
         self._phase("start")
         self.cluster.start()
         self._phase("import")
-        self.cluster.insist("models", "import", "tiny", "--from", TINY_LLAMA)
-        self.cluster.insist("datasets", "upload", "rows", "--from", self.rows)
+        self.cluster.load()
         self._phase_ends("start")
         self._phase_ends("import")
         watch = self._train()

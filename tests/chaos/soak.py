@@ -4,12 +4,11 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 import threading
 import time
 
 from cluster import Cluster
-from rounds import ROOT, TINY_LLAMA, Broken, write_rows
+from rounds import Broken
 
 SETTINGS = ("epochs=1", "batch_size=20", "lora.rank=2", "micro_batch_tokens=256")
 SAMPLE_SECONDS = 2.0
@@ -65,15 +64,10 @@ def main():
     parser = argparse.ArgumentParser(prog="scripts/chaos soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=15)
     options = parser.parse_args()
-    programs = os.path.join(os.environ.get("LATHE_BIN_DIR", os.path.join(ROOT, "build/release/bin")), "chaos")
-    cluster = Cluster(programs, 2, {})
+    cluster = Cluster(2)
     try:
-        with tempfile.TemporaryDirectory(prefix="lathe-soak.") as folder:
-            rows = os.path.join(folder, "rows.jsonl")
-            write_rows(rows)
-            cluster.start()
-            cluster.insist("models", "import", "tiny", "--from", TINY_LLAMA)
-            cluster.insist("datasets", "upload", "rows", "--from", rows)
+        cluster.start()
+        cluster.load()
         sampler = Sampler(cluster)
         sampler.start()
         count = run_jobs(cluster, options.minutes * 60)
