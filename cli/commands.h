@@ -15,6 +15,7 @@ namespace lathe::cli {
 struct UpOptions {
   int workers = 1;
   int slots = 1;
+  std::string gpus;                  // Of the one worker, as lathe-worker --gpus; empty: none.
   int threads_per_slot = 0;          // 0: cores / (workers * slots), at least 1.
   int port = 0;                      // 0: any free one.
   std::filesystem::path backup_dir;  // Empty: in the coordinator's folder.

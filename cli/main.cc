@@ -73,8 +73,14 @@ void AddGlobals(Parser& p) {
 void AddUp(Parser& p) {
   CLI::App* up = p.Add(&p.app, "up", "start coordinator and local workers; ends with Ctrl-C",
                        [&p](const GlobalOptions& global) { return Up(global, p.up); });
-  up->add_option("--workers", p.up.workers, "number of workers")->check(CLI::Range(1, 64));
-  up->add_option("--slots", p.up.slots, "CPU slots of each worker")->check(CLI::Range(1, 64));
+  CLI::Option* const workers =
+      up->add_option("--workers", p.up.workers, "number of workers")->check(CLI::Range(1, 64));
+  CLI::Option* const slots =
+      up->add_option("--slots", p.up.slots, "CPU slots of each worker")->check(CLI::Range(1, 64));
+  up->add_option("--gpus", p.up.gpus,
+                 "one worker that offers GPUs, one per slot: all, or numbers like 0,2")
+      ->excludes(workers)
+      ->excludes(slots);
   up->add_option("--threads-per-slot", p.up.threads_per_slot, "default: cores / slots")
       ->check(CLI::Range(1, 1024));
   up->add_option("--backup-dir", p.up.backup_dir,

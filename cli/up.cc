@@ -85,22 +85,33 @@ class Supervisor {
     return absl::OkStatus();
   }
 
+  std::vector<std::string> SlotFlags() const {
+    int threads = options_.threads_per_slot;
+    std::vector<std::string> flags = {"--gpus", options_.gpus};
+    if (options_.gpus.empty()) {
+      const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
+      const int slots = options_.workers * options_.slots;
+      if (threads == 0) threads = std::max(1, static_cast<int>(cores) / slots);
+      flags = {"--slots", absl::StrCat(options_.slots)};
+    }
+    // A worker with GPUs knows best how many cores are there for each.
+    if (threads > 0) {
+      flags.insert(flags.end(), {"--threads-per-slot", absl::StrCat(threads)});
+    }
+    return flags;
+  }
+
   absl::Status StartWorker(size_t index) {
     const std::string name = absl::StrCat("worker-", index + 1);
-    const unsigned cores = std::max(1U, std::thread::hardware_concurrency());
-    const int threads =
-        options_.threads_per_slot > 0
-            ? options_.threads_per_slot
-            : std::max(1, static_cast<int>(cores) / (options_.workers * options_.slots));
     const std::filesystem::path secrets = CoordinatorDir(global_.data_dir);
-    const ProcessSpec spec{name,
-                           {(programs_ / "lathe-worker").string(), "--root",
-                            (global_.data_dir / "workers" / name).string(), "--coordinator",
-                            address_, "--token-file", (secrets / "worker.token").string(),
-                            "--metrics-password-file", (secrets / "metrics.token").string(),
-                            "--name", name, "--slots", absl::StrCat(options_.slots),
-                            "--threads-per-slot", absl::StrCat(threads), "--die-with-parent"},
-                           LogDir() / (name + ".log")};
+    ProcessSpec spec{
+        name,
+        {(programs_ / "lathe-worker").string(), "--root",
+         (global_.data_dir / "workers" / name).string(), "--coordinator", address_, "--token-file",
+         (secrets / "worker.token").string(), "--metrics-password-file",
+         (secrets / "metrics.token").string(), "--name", name, "--die-with-parent"},
+        LogDir() / (name + ".log")};
+    for (std::string& argument : SlotFlags()) spec.argv.push_back(std::move(argument));
     LATHE_RETURN_IF_ERROR(MakeFolder(global_.data_dir / "workers", 0700));
     LATHE_ASSIGN_OR_RETURN(workers_[index].process, StartProcess(spec));
     return absl::OkStatus();
@@ -151,9 +162,13 @@ class Supervisor {
   void Announce() const {
     absl::FPrintF(
         stderr,
-        "coordinator %s, %d workers with %d slots each, data in %s\n"
+        "coordinator %s, %s, data in %s\n"
         "another terminal: lathe tune FILE --model NAME|PATH   (Ctrl-C here ends it all)\n",
-        address_, options_.workers, options_.slots, global_.data_dir.string());
+        address_,
+        options_.gpus.empty()
+            ? absl::StrCat(options_.workers, " workers with ", options_.slots, " slots each")
+            : absl::StrCat("1 worker with GPUs ", options_.gpus),
+        global_.data_dir.string());
   }
 
   absl::StatusOr<int> Supervise() {

@@ -23,6 +23,7 @@
 #include "common/metrics/metrics.h"
 #include "common/rpc/token.h"
 #include "worker/agent/agent.h"
+#include "worker/agent/gpus.h"
 #include "worker/agent/grpc_coordinator_channel.h"
 #include "worker/agent/metrics_probe.h"
 
@@ -35,6 +36,7 @@ constexpr int kExitRefused = 4;
 struct Flags {
   std::string root;
   std::string coordinator;
+  std::string gpus;
   std::string token_file;
   std::string metrics_password_file;
   int metrics_port = 0;
@@ -48,8 +50,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--coordinator", flags.coordinator, "HOST:PORT on loopback")->required();
   app.add_option("--token-file", flags.token_file, "The workers' token, mode 0600")->required();
   app.add_option("--name", flags.options.name, "For people; unique. Default: from the worker id");
-  app.add_option("--slots", flags.options.slots, "Computing child processes at a time")
-      ->capture_default_str();
+  CLI::Option* const slots =
+      app.add_option("--slots", flags.options.slots, "Computing child processes at a time")
+          ->capture_default_str();
+  app.add_option("--gpus", flags.gpus,
+                 "Offers GPUs instead of cores, one per slot: all, or numbers like 0,2")
+      ->excludes(slots);
   app.add_option("--threads-per-slot", flags.options.threads_per_slot, "Default: cores / slots");
   app.add_option("--metrics-port", flags.metrics_port, "Of /metrics on 127.0.0.1; 0: a free one")
       ->check(CLI::Range(0, 65535));
@@ -79,6 +85,13 @@ std::vector<std::string> BaseEnvironment() {
   }
   for (std::string& entry : fault::Environment()) environment.push_back(std::move(entry));
   return environment;
+}
+
+absl::Status TakeGpus(Flags& flags) {
+  if (flags.gpus.empty()) return absl::OkStatus();
+  LATHE_ASSIGN_OR_RETURN(flags.options.gpus, agent::ParseGpus(flags.gpus, agent::PresentGpus()));
+  flags.options.slots = static_cast<int>(flags.options.gpus.size());
+  return absl::OkStatus();
 }
 
 void FillDefaults(Flags& flags, const agent::WorkerRoot& root) {
@@ -141,6 +154,7 @@ absl::Status RunWorker(Flags& flags) {
                          agent::GrpcCoordinatorChannel::Make(flags.coordinator, std::move(token)));
   LATHE_ASSIGN_OR_RETURN(const agent::WorkerRoot root, agent::WorkerRoot::Open(flags.root));
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> cache, BlobStore::Open(root.cache()));
+  LATHE_RETURN_IF_ERROR(TakeGpus(flags));
   FillDefaults(flags, root);
   LATHE_RETURN_IF_ERROR(flags.options.Validate());
   MetricRegistry registry;

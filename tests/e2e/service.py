@@ -82,15 +82,16 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 class Service:
     """`lathe up` in a folder of its own."""
 
-    def __init__(self, workers=2, slots=1, extra=()):
+    def __init__(self, workers=2, slots=1, gpus=None, extra=()):
         self.temp = tempfile.TemporaryDirectory(prefix="lathe-e2e.")
         self.data_dir = os.path.join(self.temp.name, "data")
         self.env = {**os.environ, "LATHE_DATA_DIR": self.data_dir, "NO_COLOR": "1"}
         self.env.pop("LATHE_COORDINATOR", None)
         self.env.pop("LATHE_TOKEN_FILE", None)
         self.stderr = open(os.path.join(self.temp.name, "up.err"), "w+", encoding="utf8")
+        offer = ("--gpus", gpus) if gpus else ("--workers", str(workers), "--slots", str(slots))
         self.up = subprocess.Popen(
-            [f"{BIN}/lathe", "up", "--workers", str(workers), "--slots", str(slots), "--threads-per-slot", "1", *extra],
+            [f"{BIN}/lathe", "up", *offer, "--threads-per-slot", "1", *extra],
             env=self.env, stdout=subprocess.PIPE, stderr=self.stderr, text=True)
         line = self.up.stdout.readline()
         if not line.startswith("ready "):

@@ -12,6 +12,7 @@
 #include "common/base/status.h"
 #include "common/fault/fault.h"
 #include "worker/agent/ending.h"
+#include "worker/agent/gpus.h"
 
 namespace lathe::agent {
 namespace {
@@ -148,7 +149,7 @@ pb::AgentMessage Agent::MakeRegister() {
   hello.set_build(options_.build);
   hello.set_worker_id(root_.worker_id());
   hello.set_name(options_.name);
-  hello.set_slot_kind("cpu");
+  hello.set_slot_kind(options_.gpus.empty() ? "cpu" : "cuda");
   hello.set_slots(options_.slots);
   hello.set_threads_per_slot(options_.threads_per_slot);
   hello.set_memory_bytes(options_.memory_bytes);
@@ -286,6 +287,16 @@ int Agent::BusySlotsLocked() const {
   return busy;
 }
 
+// REQUIRES: so many slots are free.
+std::vector<int> Agent::GpusLocked(int slots) const {
+  std::vector<int> taken;
+  for (const auto& [id, run] : runs_) {
+    const std::vector<int> gpus = run->gpus();
+    taken.insert(taken.end(), gpus.begin(), gpus.end());
+  }
+  return TakeGpus(options_.gpus, taken, slots);
+}
+
 absl::Status Agent::AdmitLocked(const pb::Assignment& assignment) {
   if (draining_) return absl::UnavailableError("this worker is being stopped");
   const int free = options_.slots - BusySlotsLocked();
@@ -305,7 +316,8 @@ void Agent::HandleAssignment(const pb::Assignment& assignment) {
     if (known || outbox_.EndedAssignments().contains(assignment.id())) return;  // Sent again.
     status = AdmitLocked(assignment);
     if (status.ok()) {
-      runs_[assignment.id()] = std::make_unique<AssignmentRun>(assignment, parts_);
+      runs_[assignment.id()] =
+          std::make_unique<AssignmentRun>(assignment, parts_, GpusLocked(assignment.slots()));
       probe_.SetSlots(options_.slots, BusySlotsLocked());
     }
   }

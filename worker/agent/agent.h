@@ -6,6 +6,7 @@
 #include <memory>
 #include <stop_token>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "common/base/mutex.h"
@@ -56,6 +57,8 @@ class Agent {
   void HandleCancel(const pb::CancelAssignment& cancel);
   // Why an assignment is not taken; OK: it is.
   absl::Status AdmitLocked(const pb::Assignment& assignment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Those that an assignment of so many slots gets.
+  std::vector<int> GpusLocked(int slots) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   int BusySlotsLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   AssignmentRun* FindLocked(const std::string& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Refuse(const pb::Assignment& assignment, const absl::Status& status);

@@ -18,6 +18,8 @@ struct AgentOptions {
   std::string build;
   // Child processes that may compute at the same time. In [1, 1024].
   int slots = 1;
+  // Of the machine, one per slot; empty: its slots are cores, and its children see no GPU.
+  std::vector<int> gpus;
   // OMP_NUM_THREADS of a child is this times the slots it takes. In [1, 1024].
   int threads_per_slot = 1;
   int64_t memory_bytes = 0;     // Of the machine; 0: unknown.

@@ -34,9 +34,11 @@ absl::Status MakeFolders(const AssignmentFolders& folders) {
 
 }  // namespace
 
-AssignmentRun::AssignmentRun(pb::Assignment assignment, const AgentParts& parts)
+AssignmentRun::AssignmentRun(pb::Assignment assignment, const AgentParts& parts,
+                             std::vector<int> gpus)
     : assignment_(std::move(assignment)),
       parts_(parts),
+      gpus_(std::move(gpus)),
       folders_{parts.assignments_folder / assignment_.id()},
       origin_{assignment_.job_id(), assignment_.id(),
               SourceLabel(assignment_.task(), parts.options.name)},
@@ -158,7 +160,7 @@ absl::StatusOr<ChildStory> AssignmentRun::RunChild() {
   SpawnRequest request;
   request.program = parts_.options.program_folder / ProgramOf(task);
   request.arguments = {"worker"};
-  request.environment = ChildEnvironment(task, folders_, parts_.options);
+  request.environment = ChildEnvironment(task, folders_, parts_.options, gpus_);
   request.working_folder = folders_.work();
   if (OwnsRendezvous(task)) {
     LATHE_RETURN_IF_ERROR(fault::Hit("agent.rendezvous"));

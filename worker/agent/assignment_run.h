@@ -7,6 +7,7 @@
 #include <stop_token>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -40,7 +41,8 @@ struct AgentParts {
 // report, remove its folder. Runs on a thread of its own; the methods may be called from any.
 class AssignmentRun final : public ChildListener {
  public:
-  AssignmentRun(pb::Assignment assignment, const AgentParts& parts);
+  // `gpus`: the child sees these and no other.
+  AssignmentRun(pb::Assignment assignment, const AgentParts& parts, std::vector<int> gpus = {});
   // Stops it and waits for its end.
   ~AssignmentRun() override;
 
@@ -55,6 +57,7 @@ class AssignmentRun final : public ChildListener {
 
   // Slots it holds: none from just before its `ended` is sent.
   int slots() const { return ended_ ? 0 : assignment_.slots(); }
+  std::vector<int> gpus() const { return ended_ ? std::vector<int>() : gpus_; }
   bool finished() const { return finished_; }
   // Computes for a job, and has not ended.
   bool serves_job() const {
@@ -76,6 +79,7 @@ class AssignmentRun final : public ChildListener {
 
   const pb::Assignment assignment_;
   const AgentParts& parts_;
+  const std::vector<int> gpus_;
   const AssignmentFolders folders_;
   const LogPublisher::Origin origin_;
   Supervisor supervisor_;

@@ -159,6 +159,7 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
                                                                     : "");
       task.mutable_train()->set_resume_dir(input(kResumeInput));
       task.mutable_train()->set_rendezvous_fd(OwnsRendezvous(task) ? kRendezvousFd : -1);
+      task.mutable_train()->set_owns_device(!options.gpus.empty());
       break;
     case pb::Task::kServe:
       task.mutable_serve()->set_model_dir(model);
@@ -170,11 +171,14 @@ pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& fol
 }
 
 std::vector<std::string> ChildEnvironment(const pb::Task& filled, const AssignmentFolders& folders,
-                                          const AgentOptions& options) {
+                                          const AgentOptions& options,
+                                          const std::vector<int>& gpus) {
   std::vector<std::string> environment = options.base_environment;
   environment.push_back(absl::StrCat("TMPDIR=", folders.work().string()));
   environment.push_back(absl::StrCat("OMP_NUM_THREADS=", filled.threads()));
   environment.push_back(absl::StrCat("MKL_NUM_THREADS=", filled.threads()));
+  environment.push_back("CUDA_DEVICE_ORDER=PCI_BUS_ID");
+  environment.push_back(absl::StrCat("CUDA_VISIBLE_DEVICES=", absl::StrJoin(gpus, ",")));
   return environment;
 }
 

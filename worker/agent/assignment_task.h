@@ -54,8 +54,9 @@ bool IsServe(const pb::Task& task);
 pb::Task FillTask(const pb::Assignment& assignment, const AssignmentFolders& folders,
                   const AgentOptions& options);
 
-// The whole environment of the child.
+// The whole environment of the child, which sees these GPUs of the machine and no other.
 std::vector<std::string> ChildEnvironment(const pb::Task& filled, const AssignmentFolders& folders,
-                                          const AgentOptions& options);
+                                          const AgentOptions& options,
+                                          const std::vector<int>& gpus);
 
 }  // namespace lathe::agent

@@ -66,13 +66,18 @@ absl::StatusOr<int> DeviceOfRank(const std::vector<std::string>& machines, int r
       " CUDA devices; must be at most one rank per device"));
 }
 
-absl::StatusOr<CudaRank> JoinOnCuda(NcclPlugin& plugin, std::unique_ptr<Communicator> control) {
+absl::StatusOr<CudaRank> JoinOnCuda(NcclPlugin& plugin, std::unique_ptr<Communicator> control,
+                                    bool owns_device) {
   if (control->size() == 1) return CudaRank{.group = std::move(control), .device = 0};
   LATHE_ASSIGN_OR_RETURN(const std::vector<std::string> machines,
                          control->AllGather(MachineName()));
   NcclOptions options;
-  LATHE_ASSIGN_OR_RETURN(options.device,
-                         DeviceOfRank(machines, control->rank(), plugin.Devices().count));
+  if (owns_device) {
+    options.device = 0;
+  } else {
+    LATHE_ASSIGN_OR_RETURN(options.device,
+                           DeviceOfRank(machines, control->rank(), plugin.Devices().count));
+  }
   if (!OnOneMachine(machines)) options.network_device.clear();
   CudaRank rank{.group = nullptr, .device = options.device};
   LATHE_ASSIGN_OR_RETURN(rank.group, plugin.Join(std::move(control), options));

@@ -38,7 +38,9 @@ struct CudaRank {
   std::unique_ptr<Communicator> group;  // Tensors on the device go over NCCL.
   int device = -1;
 };
-// Every rank of `control` calls it. Errors: DeviceOfRank, NcclPlugin::Join.
-absl::StatusOr<CudaRank> JoinOnCuda(NcclPlugin& plugin, std::unique_ptr<Communicator> control);
+// Every rank of `control` calls it. `owns_device`: the first device that this process sees is the
+// rank's; otherwise DeviceOfRank says which. Errors: DeviceOfRank, NcclPlugin::Join.
+absl::StatusOr<CudaRank> JoinOnCuda(NcclPlugin& plugin, std::unique_ptr<Communicator> control,
+                                    bool owns_device);
 
 }  // namespace lathe

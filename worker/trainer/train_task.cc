@@ -294,7 +294,7 @@ absl::StatusOr<CudaRank> TakeSeat(const TrainTask& task, TrainObserver& observer
   LATHE_ASSIGN_OR_RETURN(NcclPlugin* const plugin, OpenCuda());
   observer.OnPhase("rendezvous");
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<Communicator> control, task.join());
-  LATHE_ASSIGN_OR_RETURN(CudaRank seat, JoinOnCuda(*plugin, std::move(control)));
+  LATHE_ASSIGN_OR_RETURN(CudaRank seat, JoinOnCuda(*plugin, std::move(control), task.owns_device));
   LATHE_RETURN_IF_ERROR(UseKernels(*plugin, seat.device));
   return seat;
 }

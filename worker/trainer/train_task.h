@@ -24,7 +24,8 @@ struct TrainTask {
   std::filesystem::path parent_dir;  // PEFT folder to go on from. Empty: a new adapter.
   std::filesystem::path checkpoint_dir = {};  // Rank 0 writes checkpoints there. Empty: none.
   std::filesystem::path resume_dir = {};      // A checkpoint to go on from. Empty: from the start.
-  JobSpec spec;                               // Resolved.
+  bool owns_device = false;  // The process sees one GPU, which is this rank's alone.
+  JobSpec spec;              // Resolved.
   int threads = 1;
   int64_t attempt = 1;
   // Ends the training on all ranks after the step that runs, like `stop` of RunTrainTask; rank 0

@@ -78,6 +78,7 @@ absl::StatusOr<pb::Done> Train(const pb::Task& task, ChildChannel& channel) {
                         .parent_dir = task.train().parent_dir(),
                         .checkpoint_dir = task.train().checkpoint_dir(),
                         .resume_dir = task.train().resume_dir(),
+                        .owns_device = task.train().owns_device(),
                         .spec = Resolve(std::move(spec), "run"),
                         .threads = static_cast<int>(task.threads()),
                         .attempt = task.attempt(),

@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "common/base/sha256.h"
 #include "gmock/gmock.h"
 #include "tests/worker/agent/agent_fixture.h"
@@ -187,7 +188,7 @@ TEST_F(AgentTest, TheEnvironmentIsCleanAndTheChildDiesWithTheAgent) {
   EXPECT_THAT(logs, HasSubstr("leader 1 death_signal 9"));
   size_t variables = 0;
   for (size_t at = logs.find("env "); at != logs.npos; at = logs.find("env ", at + 1)) ++variables;
-  EXPECT_EQ(variables, 4u) << logs;
+  EXPECT_EQ(variables, 6u) << logs;
 }
 
 TEST_F(AgentTest, AFloodOfLinesIsBoundedAndTheLastOnesArrive) {
@@ -329,6 +330,30 @@ TEST_F(AgentTest, AnOutputThatIsALinkIsRefused) {
   StartAgent();
   Assign(Prepare("asg-1", "link\ndone"));
   EXPECT_THAT(coordinator_.WaitForEnd("asg-1").message(), HasSubstr("must be a regular file"));
+}
+
+TEST_F(AgentTest, AnAssignmentSeesTheGpusOfItsSlotsAndAFreedOneGoesToTheNext) {
+  options_.gpus = {3, 1};
+  StartAgent();
+  Assign(Prepare("asg-1", "process\nprint up-1\nwait-cancel"));
+  ASSERT_TRUE(WaitForLogs("up-1"));
+  Assign(Prepare("asg-2", "process\nprint up-2\nwait-cancel"));
+  ASSERT_TRUE(WaitForLogs("up-2"));
+  pb::Assignment slotless = Prepare("asg-3", "process\ndone");
+  slotless.set_slots(0);
+  Assign(slotless);
+  coordinator_.WaitForEnd("asg-3");
+  Cancel("asg-1");
+  coordinator_.WaitForEnd("asg-1");
+  Assign(Prepare("asg-4", "process\nprint up-4\nwait-cancel"));
+  ASSERT_TRUE(WaitForLogs("up-4"));
+  const Record record = coordinator_.record();
+  EXPECT_EQ(record.registers[0].slot_kind(), "cuda");
+  std::vector<std::string> seen;
+  for (const absl::string_view line : absl::StrSplit(record.logs, '\n')) {
+    if (absl::StartsWith(line, "env CUDA_VISIBLE_DEVICES=")) seen.emplace_back(line.substr(25));
+  }
+  EXPECT_THAT(seen, ElementsAre("3", "1", "", "3"));
 }
 
 TEST_F(AgentTest, MoreThanTheFreeSlotsAreRefusedAndFreedOnesAreNot) {

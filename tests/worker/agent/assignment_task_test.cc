@@ -55,7 +55,7 @@ TEST_F(AssignmentTaskTest, PathsAndThreadsAreTheAgentsAndNotTheCoordinators) {
   EXPECT_EQ(task.job_id(), "job-1");
   EXPECT_EQ(task.attempt(), 2);
   EXPECT_EQ(task.threads(), 6);
-  EXPECT_THAT(ChildEnvironment(task, folders_, options_), Contains("OMP_NUM_THREADS=6"));
+  EXPECT_THAT(ChildEnvironment(task, folders_, options_, {}), Contains("OMP_NUM_THREADS=6"));
   EXPECT_EQ(ProgramOf(task), "lathe-trainer");
 }
 
@@ -83,6 +83,21 @@ TEST_F(AssignmentTaskTest, RankZeroWritesCheckpointsAndEveryRankGoesOnFromOne) {
   ASSERT_TRUE(Validate().ok()) << Validate();
   EXPECT_EQ(FillTask(assignment_, folders_, options_).train().resume_dir(),
             "/root/assignments/asg-1/in/resume");
+}
+
+TEST_F(AssignmentTaskTest, ARankOwnsItsDeviceWhereSlotsAreGpusAndElseSeesNone) {
+  AddInput("model", "config.json");
+  AddInput("shards", "train.shard");
+  Train(0, 1).set_owns_device(true);
+  const pb::Task on_cores = FillTask(assignment_, folders_, options_);
+  EXPECT_FALSE(on_cores.train().owns_device());
+  EXPECT_THAT(ChildEnvironment(on_cores, folders_, options_, {}),
+              Contains("CUDA_VISIBLE_DEVICES="));
+  options_.gpus = {0, 1, 2, 3};
+  const pb::Task on_gpus = FillTask(assignment_, folders_, options_);
+  EXPECT_TRUE(on_gpus.train().owns_device());
+  EXPECT_THAT(ChildEnvironment(on_gpus, folders_, options_, {1, 3}),
+              Contains("CUDA_VISIBLE_DEVICES=1,3"));
 }
 
 TEST_F(AssignmentTaskTest, OnlyRankZeroOwnsTheRendezvous) {
