@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """`scripts/bench gpu`: Lathe's public job path (lathe-trainer run, device: cuda) beside transformers + PEFT on the same GPU, both
-with a base in BF16 and a LoRA in F32. Models are random in the shape of Qwen2.5. No time is printed where losses disagree.
+with a base in BF16 and a LoRA in F32. Models are random in the shape of Qwen2.5. No time is printed where Lathe's losses are not those
+of the same training by PEFT in 32 bits.
 
 usage: gpu_bench.py --bin DIR --peers PYTHON [--shape 1.5b|7b]... [--rounds N] [--work DIR]
 """
@@ -17,7 +18,8 @@ import time
 
 import engine_bench
 
-# Relative. 16 bits have three digits, and every side rounds in places of its own.
+# Relative, of a loss of Lathe in 16 bits, which have three digits, to the one in 32 bits. The peers have no limit: they round the
+# update of the adapter twice and lose some of it (docs/decisions/0017-one-rounding.md).
 LOSS_LIMIT = 5e-3
 MAX_LENGTH = 1024
 # Tokens on the device at a time, on all sides.
@@ -63,10 +65,12 @@ class GpuBench(engine_bench.Bench):
             for side, run in (("lathe", self.lathe), ("stock", self.peer), ("tuned", self.peer)):
                 results[side].append(run(case) if side == "lathe" else run(f"train {side}"))
                 print(f"  {side:6} losses " + " ".join(f"{step['loss']:.4f}" for step in results[side][-1]["steps"]))
-        worst = max(loss_gap(results["lathe"][0], run) for side in ("stock", "tuned") for run in results[side])
-        if worst > LOSS_LIMIT:
-            raise engine_bench.Void(f"{case.name}: losses differ by {worst:.2g}; must be within {LOSS_LIMIT}, relative")
-        print(f"  the largest difference of a loss is {worst:.2g}, relative (limit {LOSS_LIMIT})")
+        reference = self.peer("train reference")
+        print("  32 bit losses " + " ".join(f"{step['loss']:.4f}" for step in reference["steps"]))
+        gaps = {side: max(loss_gap(run, reference) for run in runs) for side, runs in results.items()}
+        if gaps["lathe"] > LOSS_LIMIT:
+            raise engine_bench.Void(f"{case.name}: a loss is {gaps['lathe']:.2g} from that in 32 bits; must be within {LOSS_LIMIT}, relative")
+        print(f"  furthest from 32 bits, relative (limit {LOSS_LIMIT}): " + ", ".join(f"{side} {gap:.2g}" for side, gap in gaps.items()))
         print_table(results, tokens)
         flops = statistics.median(engine_bench.step_flops(case, step) for step in steps[1:])
         rate = flops / statistics.median(engine_bench.per_round(results["lathe"], "wall"))

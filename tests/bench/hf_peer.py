@@ -4,7 +4,7 @@
 usage: hf_peer.py make-model tiny|small OUT         a random Qwen2
        hf_peer.py make-gpu-model 1.5b|7b OUT        a random Qwen2.5 in BF16, made on a GPU, and OUT-adapter, a new LoRA over it
        hf_peer.py peak THREADS OUT.json             the fastest matrix product that this torch has
-       hf_peer.py train stock|tuned WORK.json OUT.json
+       hf_peer.py train stock|tuned|reference WORK.json OUT.json
        hf_peer.py generate WORK.json OUT.json
 engine_bench.py writes WORK.json and reads OUT.json.
 """
@@ -101,12 +101,13 @@ def on_gpu(work):
     return work.get("device") == "cuda"
 
 
-def load(work):
+def load(work, dtype=None):
+    """`dtype` of the base; None: 16 bits on a GPU, 32 elsewhere."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     torch.set_num_threads(work["threads"])
-    dtype = torch.bfloat16 if on_gpu(work) else torch.float32
+    dtype = dtype or (torch.bfloat16 if on_gpu(work) else torch.float32)
     base = AutoModelForCausalLM.from_pretrained(work["model"], dtype=dtype, attn_implementation="sdpa")
     base.to(work.get("device", "cpu"))
     if work["adapter"] is None:  # Full tuning.
@@ -183,10 +184,15 @@ def micro_batches(rows, size, device):
         yield ids.to(device), trained.bool().to(device), there.to(device)
 
 
-def train_tuned(work, steps):
+def train_reference(work, steps):
+    """What the others are to come near: the same training in 32 bits."""
+    train_tuned(work, steps, torch.float32)
+
+
+def train_tuned(work, steps, dtype=None):
     """A loop of one's own: rows sorted by length, no mask where nothing is padded, logits at trained positions only, fused
     AdamW."""
-    model = load(work)
+    model = load(work, dtype)
     inner = model.get_base_model() if work["adapter"] else model
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=work["learning_rate"], weight_decay=0.0, fused=True)
@@ -243,7 +249,7 @@ def main():
         result = generate(work)
     else:
         steps = Steps(on_gpu(work))
-        {"stock": train_stock, "tuned": train_tuned}[sys.argv[2]](work, steps)
+        {"stock": train_stock, "tuned": train_tuned, "reference": train_reference}[sys.argv[2]](work, steps)
         peak = torch.cuda.max_memory_reserved() if on_gpu(work) else peak_bytes()
         result = {"steps": steps.rows, "peak_bytes": peak}
     pathlib.Path(sys.argv[-1]).write_text(json.dumps(result))
