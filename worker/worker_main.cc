@@ -67,6 +67,8 @@ void AddFlags(CLI::App& app, Flags& flags) {
              "From a cancel to SIGKILL");
   AddSeconds(app, "--exit-grace-seconds", flags.options.exit_grace, 0, 3600,
              "From a child's result to SIGKILL if it does not exit");
+  AddSeconds(app, "--reconnect-seconds", flags.options.max_backoff, 0.01, 3600,
+             "Longest pause between two attempts to reach the coordinator");
   AddSeconds(app, "--drain-seconds", flags.options.drain_timeout, 0, 86400,
              "From SIGTERM until trainings that have not ended with a checkpoint are ended");
   app.add_option("--cache-gib", flags.cache_gib, "Size of the blob cache")
@@ -151,7 +153,8 @@ absl::Status RunWorker(Flags& flags) {
   fault::Pass("agent.start");
   LATHE_ASSIGN_OR_RETURN(Token token, ReadTokenFile(flags.token_file));
   LATHE_ASSIGN_OR_RETURN(const auto channel,
-                         agent::GrpcCoordinatorChannel::Make(flags.coordinator, std::move(token)));
+                         agent::GrpcCoordinatorChannel::Make(flags.coordinator, std::move(token),
+                                                             flags.options.max_backoff));
   LATHE_ASSIGN_OR_RETURN(const agent::WorkerRoot root, agent::WorkerRoot::Open(flags.root));
   LATHE_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> cache, BlobStore::Open(root.cache()));
   LATHE_RETURN_IF_ERROR(TakeGpus(flags));

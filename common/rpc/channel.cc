@@ -1,5 +1,6 @@
 #include "common/rpc/channel.h"
 
+#include <algorithm>
 #include <chrono>
 #include <string>
 
@@ -11,7 +12,8 @@
 
 namespace lathe {
 
-absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(absl::string_view address) {
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(absl::string_view address,
+                                                           absl::Duration max_pause) {
   LATHE_RETURN_IF_ERROR(ValidateLoopback(address));
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -21,9 +23,10 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(absl::string_view add
                    static_cast<int>(absl::ToInt64Milliseconds(kKeepaliveInterval)));
   arguments.SetInt(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20000);
   // A coordinator that restarts on this machine is back soon: look often.
-  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 1000);
-  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, 2000);
+  const int most = std::max(1, static_cast<int>(absl::ToInt64Milliseconds(max_pause)));
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, std::min(100, most));
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, std::min(1000, most));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, most);
   return grpc::CreateCustomChannel(std::string(address), grpc::InsecureChannelCredentials(),
                                    arguments);
 }

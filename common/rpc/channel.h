@@ -18,8 +18,10 @@ inline constexpr int kMaxChunkBytes = 1 << 20;    // Of the bytes that streams c
 inline constexpr absl::Duration kKeepaliveInterval = absl::Seconds(20);
 
 // A channel without encryption to a loopback address. Does not connect yet. InvalidArgument: not
-// on loopback. Proxies from the environment are not used.
-absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(absl::string_view address);
+// on loopback. Proxies from the environment are not used. `max_pause`: the longest between two
+// attempts to connect.
+absl::StatusOr<std::shared_ptr<grpc::Channel>> MakeChannel(
+    absl::string_view address, absl::Duration max_pause = absl::Seconds(2));
 
 // Adds the token and the deadline; absl::InfiniteDuration() (streams only) sets none.
 void Prepare(grpc::ClientContext& context, const Token& token, absl::Duration deadline);

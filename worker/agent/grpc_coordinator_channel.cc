@@ -16,6 +16,9 @@ class GrpcSession final : public Session {
  public:
   GrpcSession(pb::AgentService::Stub& stub, const Token& token) {
     Prepare(context_, token, absl::InfiniteDuration());
+    // The channel connects only while a call waits for it: one that fails at once would leave it
+    // unconnected until the next.
+    context_.set_wait_for_ready(true);
     stream_ = stub.Connect(&context_);
   }
   ~GrpcSession() override {
@@ -68,8 +71,9 @@ class GrpcTextStream final : public TextStream {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GrpcCoordinatorChannel>> GrpcCoordinatorChannel::Make(
-    absl::string_view address, Token token) {
-  LATHE_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel, MakeChannel(address));
+    absl::string_view address, Token token, absl::Duration max_pause) {
+  LATHE_ASSIGN_OR_RETURN(const std::shared_ptr<grpc::Channel> channel,
+                         MakeChannel(address, max_pause));
   return std::unique_ptr<GrpcCoordinatorChannel>(
       new GrpcCoordinatorChannel(pb::AgentService::NewStub(channel), std::move(token)));
 }

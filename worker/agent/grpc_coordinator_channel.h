@@ -14,8 +14,9 @@ namespace lathe::agent {
 class GrpcCoordinatorChannel final : public CoordinatorChannel {
  public:
   // InvalidArgument: not a loopback address. Does not connect yet.
-  static absl::StatusOr<std::unique_ptr<GrpcCoordinatorChannel>> Make(absl::string_view address,
-                                                                      Token token);
+  // `max_pause`: the longest between two attempts to connect.
+  static absl::StatusOr<std::unique_ptr<GrpcCoordinatorChannel>> Make(
+      absl::string_view address, Token token, absl::Duration max_pause = absl::Seconds(2));
 
   std::unique_ptr<Session> Connect() override;
   std::unique_ptr<TextStream> OpenText() override;
