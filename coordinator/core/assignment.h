@@ -31,11 +31,8 @@ struct Assignment {
   absl::Time cancel_time = absl::InfiniteFuture();
   // Since when its worker is back without it; InfiniteFuture(): it is not missing.
   absl::Time missing_since = absl::InfiniteFuture();
-};
-
-struct RendezvousPoint {
-  std::string host = {};
-  int port = 0;
+  // An earlier coordinator started it, and its worker has not said yet that it runs.
+  bool unconfirmed = false;
 };
 
 // In the order of blame: of several failures in a gang the first of these explains the others. A

@@ -39,14 +39,15 @@ absl::Status Core::Register(const WorkerInfo& info, SessionId session,
     // Its end may be on the way: the agent keeps reports while it is not connected.
     assignment.missing_since = runs ? absl::InfiniteFuture() : now;
     if (!runs) continue;
+    assignment.unconfirmed = false;
     // Orders may have been lost with the old connection.
     if (assignment.cancel_time != absl::InfiniteFuture()) SendCancel(assignment, out);
     const Run* run = FindRun(assignment.owner);
-    if (run != nullptr && (run->job.state == JobState::kPausing || run->moves)) {
+    if (run != nullptr && (run->job.state == JobState::kPausing || run->job.moves)) {
       out.commands.push_back({Command::Kind::kPause, assignment, {}});
     }
-    if (run != nullptr && run->rendezvous.has_value() && assignment.rank > 0) {
-      out.commands.push_back({Command::Kind::kRendezvous, assignment, *run->rendezvous});
+    if (run != nullptr && run->job.rendezvous.has_value() && assignment.rank > 0) {
+      out.commands.push_back({Command::Kind::kRendezvous, assignment, *run->job.rendezvous});
     }
   }
   Schedule(now, out);
@@ -61,12 +62,12 @@ void Core::Drain(const WorkerId& worker, absl::Time now, Effects& out) {
   Worker* const found = fleet_.Find(worker);
   if (found == nullptr || std::exchange(found->draining, true)) return;
   for (auto& [id, run] : runs_) {
-    const bool is_there = std::any_of(run.gang.begin(), run.gang.end(), [&](const auto& member) {
-      const auto assignment = assignments_.find(member);
-      return assignment != assignments_.end() && assignment->second.worker == worker;
+    const auto& gang = run.job.gang;
+    const bool is_there = std::any_of(gang.begin(), gang.end(), [&](const PlacedRank& rank) {
+      return rank.worker == worker && assignments_.contains(rank.assignment);
     });
-    if (!is_there || run.job.state != JobState::kRunning || run.moves) continue;
-    run.moves = true;
+    if (!is_there || run.job.state != JobState::kRunning || run.job.moves) continue;
+    run.job.moves = true;
     Record(run, now, absl::StrCat(found->info.name, " is being stopped"), out);
     if (run.job.stage == kStageTrain) {
       PauseGang(run, out);
@@ -101,9 +102,10 @@ const Assignment* Core::Accept(const WorkerId& worker, const AssignmentId& id,
 void Core::OnRendezvous(const Assignment& assignment, const RendezvousPoint& point, Effects& out) {
   Run* run = FindRun(assignment.owner);
   if (run == nullptr || assignment.rank != 0) return;
-  run->rendezvous = point;
-  for (const AssignmentId& id : run->gang) {
-    const auto peer = assignments_.find(id);
+  run->job.rendezvous = point;
+  if (assignment.world_size > 1) out.changes.push_back({run->job, {}, {}, {}});
+  for (const PlacedRank& rank : run->job.gang) {
+    const auto peer = assignments_.find(rank.assignment);
     if (peer == assignments_.end() || peer->second.rank == 0) continue;
     out.commands.push_back({Command::Kind::kRendezvous, peer->second, point});
   }
@@ -139,7 +141,7 @@ void Core::OnEnded(const WorkerId& worker, const AssignmentId& id, const std::st
 bool Core::MayWrite(const std::string& owner, int64_t attempt) const {
   if (errands_.contains(owner)) return attempt == 1;
   const auto run = runs_.find(JobId(owner));
-  return run != runs_.end() && run->second.job.attempt == attempt && !run->second.gang.empty();
+  return run != runs_.end() && run->second.job.attempt == attempt && !run->second.job.gang.empty();
 }
 
 Assignment& Core::NewAssignment(const std::string& owner, const WorkerId& worker) {
@@ -197,22 +199,38 @@ void Core::Tick(absl::Time now, Effects& out) {
 }
 
 void Core::ExpireAssignments(absl::Time now, Effects& out) {
+  std::vector<Assignment> missing;
   std::vector<std::pair<AssignmentId, Ended>> over;
   for (const auto& [id, assignment] : assignments_) {
     if (now - assignment.missing_since >= options_.missing_grace) {
-      fleet_.Find(assignment.worker)->held.erase(id);
-      over.emplace_back(
-          id, Ended{.cause = EndCause::kMachine,
-                    .code = static_cast<int>(absl::StatusCode::kUnavailable),
-                    .message = absl::StrCat(Where(assignment),
-                                            ": the process is gone; its agent was restarted")});
+      missing.push_back(assignment);
     } else if (now - assignment.cancel_time >= options_.cancel_timeout) {
       over.emplace_back(id, Ended{.cause = EndCause::kCancelled,
                                   .code = static_cast<int>(absl::StatusCode::kCancelled),
                                   .message = absl::StrCat(Where(assignment), ": does not end")});
     }
   }
+  for (const Assignment& assignment : missing) EndMissing(assignment, now, out);
   for (auto& [id, ended] : over) EndAssignment(id, std::move(ended), now, out);
+}
+
+// One of an earlier coordinator may never have been started, or its end was told to that one alone:
+// then nobody failed.
+void Core::EndMissing(const Assignment& assignment, absl::Time now, Effects& out) {
+  fleet_.Find(assignment.worker)->held.erase(assignment.id);
+  Ended ended{
+      .cause = EndCause::kMachine,
+      .code = static_cast<int>(absl::StatusCode::kUnavailable),
+      .message = absl::StrCat(Where(assignment), ": the process is gone; its agent was restarted")};
+  Run* const run = FindRun(assignment.owner);
+  if (run != nullptr && assignment.unconfirmed) {
+    run->interrupted = true;
+    ended = {.cause = EndCause::kCancelled,
+             .code = static_cast<int>(absl::StatusCode::kCancelled),
+             .message = absl::StrCat("the coordinator was restarted: ", Where(assignment),
+                                     " does not run any more")};
+  }
+  EndAssignment(assignment.id, std::move(ended), now, out);
 }
 
 void Core::ExpireErrands(absl::Time now, Effects& out) {
@@ -237,8 +255,6 @@ absl::Time Core::NextDeadline() const {
   }
   for (const auto& [id, errand] : errands_) next = std::min(next, errand.deadline);
   for (const auto& [id, run] : runs_) next = std::min(next, run.hang_check);
-  // In the past once it was reached and scheduled: InfinitePast() then.
-  if (place_not_before_ != absl::InfinitePast()) next = std::min(next, place_not_before_);
   return next;
 }
 

@@ -22,8 +22,8 @@ namespace lathe {
 struct CoreOptions {
   // A worker that is silent for longer is lost and its work is given to others.
   absl::Duration lease = absl::Seconds(15);
-  // After a restart of the coordinator: how long the workers have to come back before a job that
-  // was running is placed anew.
+  // After a restart of the coordinator: how long workers that computed for it have to come back
+  // before they count as lost.
   absl::Duration restart_grace = absl::Seconds(15);
   // How long a worker that came back without a process may take to report its end.
   absl::Duration missing_grace = absl::Seconds(5);
@@ -83,7 +83,8 @@ class Core {
                 std::function<AssignmentId()> new_assignment = &AssignmentId::New);
 
   // --- Jobs
-  // Takes over the unfinished jobs of an earlier coordinator. REQUIRES: called first, at most once.
+  // Takes over the unfinished jobs of an earlier coordinator. What it had placed runs on.
+  // REQUIRES: called first, at most once.
   void Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards, absl::Time now,
                Effects& out);
   // After a data set was deleted: what is still there.
@@ -147,17 +148,16 @@ class Core {
   // A job that has not ended.
   struct Run {
     Job job;
-    std::vector<AssignmentId> gang;              // By rank; empty: nothing is placed.
-    std::vector<WorkerId> workers;               // By rank, of the last attempt.
-    std::map<WorkerId, int> faults;              // Of machines, by worker.
-    std::vector<std::optional<Ended>> outcomes;  // By rank.
-    std::optional<RendezvousPoint> rendezvous;
+    std::map<WorkerId, int> faults;                 // Of machines, by worker.
+    std::vector<std::optional<Ended>> outcomes;     // By rank.
     std::vector<RankProgress> progress;             // Of a training, by rank.
     std::map<std::string, absl::Duration> longest;  // As RankProgress has it, by phase.
     // No hang is to be found before. Kept, because it is asked for after every message.
     absl::Time hang_check = absl::InfiniteFuture();
-    bool hung = false;   // The gang is ending because it stood still.
-    bool moves = false;  // The gang is ending to go on elsewhere, or with more ranks.
+    bool hung = false;  // The gang is ending because it stood still.
+    // The gang is ending because a rank was lost from sight while the coordinator was away: no
+    // failure.
+    bool interrupted = false;
   };
   struct Errand {
     AssignmentId assignment;
@@ -177,6 +177,7 @@ class Core {
   void Schedule(absl::Time now, Effects& out);
   bool SkipPrepare(Run& run, absl::Time now, Effects& out) const;
   const Run* SamePreparation(const Run& run) const;
+  void Adopt(Run& run, absl::Time now, Effects& out);
   void StartGang(Run& run, const Gang& gang, const Placement& placement, absl::Time now,
                  Effects& out);
   void Cancel(Assignment& assignment, absl::Time now, Effects& out);
@@ -197,6 +198,7 @@ class Core {
   bool CanGrow(const Run& run, absl::Time now) const;
   void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
+  void EndMissing(const Assignment& assignment, absl::Time now, Effects& out);
   void ExpireErrands(absl::Time now, Effects& out);
   void WatchForHang(Run& run) const;
   std::set<WorkerId> Unreliable(const Run& run) const;
@@ -214,7 +216,6 @@ class Core {
   std::map<AssignmentId, Assignment> assignments_;
   std::map<std::string, Errand> errands_;
   std::map<std::string, FileTree> shards_;
-  absl::Time place_not_before_ = absl::InfinitePast();
 };
 
 }  // namespace lathe

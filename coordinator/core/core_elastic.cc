@@ -10,24 +10,24 @@ namespace lathe {
 // A restart costs seconds: more ranks come in at a checkpoint only.
 void Core::GrowIfItCan(Run& run, absl::Time now, Effects& out) {
   if (!CanGrow(run, now)) return;
-  run.moves = true;
+  run.job.moves = true;
   Record(run, now, "more slots are free: it goes on with more ranks", out);
   PauseGang(run, out);
 }
 
 bool Core::CanGrow(const Run& run, absl::Time now) const {
   const JobSpec& spec = run.job.spec;
-  const int ranks = static_cast<int>(run.gang.size());
-  if (spec.min_ranks == 0 || ranks >= spec.ranks || run.moves) return false;
+  const int ranks = static_cast<int>(run.job.gang.size());
+  if (spec.min_ranks == 0 || ranks >= spec.ranks || run.job.moves) return false;
   if (run.job.state != JobState::kRunning) return false;
   // Who has nothing comes first.
   const bool others_wait = std::any_of(runs_.begin(), runs_.end(), [](const auto& entry) {
-    return entry.second.gang.empty() && entry.second.job.state == JobState::kQueued;
+    return entry.second.job.gang.empty() && entry.second.job.state == JobState::kQueued;
   });
   if (others_wait) return false;
   std::vector<WorkerView> views = fleet_.Views();
-  for (const AssignmentId& id : run.gang) {
-    const auto found = assignments_.find(id);
+  for (const PlacedRank& rank : run.job.gang) {
+    const auto found = assignments_.find(rank.assignment);
     if (found == assignments_.end()) return false;
     for (WorkerView& view : views) {
       if (view.id == found->second.worker) view.free_slots += found->second.slots;

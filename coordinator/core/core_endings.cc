@@ -44,9 +44,10 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
   }
   const bool failed = !ended.ok;
   // Ranks that have not met have no step in common: the others would wait for the meeting.
-  const bool have_met = assignment.world_size == 1 || run->rendezvous.has_value();
-  const bool pauses = (run->job.state == JobState::kPausing || run->moves) &&
-                      run->job.stage == kStageTrain && IsCancelled(ended) && have_met;
+  const bool have_met = assignment.world_size == 1 || run->job.rendezvous.has_value();
+  const bool pauses = (run->job.state == JobState::kPausing || run->job.moves) &&
+                      run->job.stage == kStageTrain && IsCancelled(ended) && have_met &&
+                      !run->interrupted;
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   WatchForHang(*run);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
@@ -62,13 +63,15 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   outcomes.reserve(run.outcomes.size());
   for (auto& outcome : run.outcomes) outcomes.push_back(std::move(outcome).value_or(Ended()));
   run.outcomes.clear();
-  run.gang.clear();
+  const std::vector<PlacedRank> gang = std::exchange(run.job.gang, {});
+  run.job.rendezvous.reset();
   run.hang_check = absl::InfiniteFuture();
+  const bool interrupted = std::exchange(run.interrupted, false);
   const Ended* blame = Blame(outcomes);
   if (blame != nullptr && blame->cause == EndCause::kMachine) {
-    ++run.faults[run.workers[static_cast<size_t>(blame - outcomes.data())]];
+    ++run.faults[gang[static_cast<size_t>(blame - outcomes.data())].worker];
   }
-  const bool moves = std::exchange(run.moves, false) &&
+  const bool moves = std::exchange(run.job.moves, false) &&
                      std::all_of(outcomes.begin(), outcomes.end(),
                                  [](const Ended& ended) { return ended.ok || IsCancelled(ended); });
   if (run.job.state == JobState::kCancelling) {
@@ -87,6 +90,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
     Fail(run, *blame, now, out);
   } else if (blame->cause == EndCause::kCheckpoint) {
     RetryWithoutCheckpoint(run, *blame, now, out);
+  } else if (interrupted) {
+    BeginNextAttempt(run, "the coordinator was restarted", now, out);
   } else {
     Retry(run, *blame, now, out);
   }

@@ -31,7 +31,7 @@ void Core::OnProgress(const Assignment& assignment, const std::string& phase, in
 // Ranks that have not ended. None where the gang is ending: that has deadlines of its own.
 std::vector<RankProgress> Core::Watched(const Run& run) {
   std::vector<RankProgress> ranks;
-  if (run.job.state != JobState::kRunning || run.moves) return ranks;
+  if (run.job.state != JobState::kRunning || run.job.moves) return ranks;
   for (const RankProgress& progress : run.progress) {
     const auto& outcome = run.outcomes[static_cast<size_t>(progress.rank)];
     if (outcome.has_value() && !outcome->ok) return {};
@@ -61,10 +61,10 @@ void Core::EndHangs(absl::Time now, Effects& out) {
 
 // Its process may take long to die: the job does not wait for it. Its slot does.
 void Core::EndHang(Run& run, Hang hang, absl::Time now, Effects& out) {
-  const AssignmentId id = run.gang[static_cast<size_t>(hang.rank)];
+  const AssignmentId id = run.job.gang[static_cast<size_t>(hang.rank)].assignment;
   Assignment& assignment = assignments_.at(id);
   HangReport report{.job = run.job, .hang = hang, .ranks = run.progress, .time = now};
-  for (const WorkerId& worker : run.workers) report.workers.push_back(fleet_.NameOf(worker));
+  for (const PlacedRank& rank : run.job.gang) report.workers.push_back(rank.worker_name);
   out.hangs.push_back(std::move(report));
   run.hung = true;
   Cancel(assignment, now, out);

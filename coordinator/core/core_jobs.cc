@@ -67,18 +67,38 @@ void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards
     queue_.push_back(id);
     Run& run = runs_[id];
     run.job = std::move(job);
-    if (run.job.state == JobState::kCancelling) {
-      Finish(run, JobState::kCancelled, now, "cancelled", out);
-    } else if (run.job.state == JobState::kPausing) {
-      Pause(run, now, out);
-    } else if (run.job.state == JobState::kRunning) {
-      // Its processes may still run. The new attempt number shuts them out, and the agents that
-      // come back within the grace are told to end them.
-      place_not_before_ = now + options_.restart_grace;
-      BeginNextAttempt(run, "the coordinator was restarted", now, out);
-    }
+    if (!run.job.gang.empty()) Adopt(run, now, out);
   }
   Schedule(now, out);
+}
+
+// Its processes run on while the coordinator is away. Orders to them go out when their workers are
+// back (Register).
+void Core::Adopt(Run& run, absl::Time now, Effects& out) {
+  const size_t world_size = run.job.gang.size();
+  run.outcomes.assign(world_size, std::nullopt);
+  for (size_t rank = 0; rank < world_size; ++rank) {
+    const PlacedRank& placed = run.job.gang[rank];
+    fleet_.Expect(placed.worker, placed.worker_name, now + options_.restart_grace);
+    fleet_.Find(placed.worker)->held[placed.assignment] = placed.slots;
+    assignments_[placed.assignment] = {.id = placed.assignment,
+                                       .owner = run.job.id.value(),
+                                       .attempt = run.job.attempt,
+                                       .worker = placed.worker,
+                                       .role = run.job.stage,
+                                       .rank = static_cast<int>(rank),
+                                       .world_size = static_cast<int>(world_size),
+                                       .slots = placed.slots,
+                                       .unconfirmed = true};
+    if (run.job.stage == kStageTrain) {
+      run.progress.push_back({.rank = static_cast<int>(rank), .since = now});
+    }
+  }
+  // It has no step at which it could end by itself.
+  const bool stops =
+      (run.job.state == JobState::kPausing || run.job.moves) && run.job.stage == kStagePrepare;
+  if (run.job.state == JobState::kCancelling || stops) CancelGang(run, now, out);
+  WatchForHang(run);
 }
 
 absl::Status Core::CanAdd(const Job& job) const {
@@ -106,7 +126,7 @@ void Core::AddJob(Job job, absl::Time now, Effects& out) {
 absl::Status Core::CancelJob(const JobId& id, absl::Time now, Effects& out) {
   LATHE_ASSIGN_OR_RETURN(Run* const run, UnfinishedRun(id));
   if (run->job.state == JobState::kCancelling) return absl::OkStatus();
-  if (run->gang.empty()) {
+  if (run->job.gang.empty()) {
     // RUNNING without processes: between two stages.
     if (run->job.state == JobState::kRunning) Move(*run, JobState::kCancelling);
     Finish(*run, JobState::kCancelled, now, "cancelled by its user", out);
@@ -129,7 +149,7 @@ absl::Status Core::PauseJob(const JobId& id, absl::Time now, Effects& out) {
         "job ", id.value(), ": is being cancelled; only a job that waits or runs can be paused"));
   }
   if (state == JobState::kRunning) Move(*run, JobState::kPausing);
-  if (run->gang.empty()) {
+  if (run->job.gang.empty()) {
     Pause(*run, now, out);
   } else {
     run->job.reason = "its processes write a checkpoint and end";
@@ -227,18 +247,12 @@ void Core::Fail(Run& run, const Ended& blame, absl::Time now, Effects& out) {
 }
 
 void Core::Schedule(absl::Time now, Effects& out) {
-  const bool grace = now < place_not_before_;
-  if (!grace) place_not_before_ = absl::InfinitePast();
   std::string blocker;
   for (const JobId& id : queue_) {
     Run& run = runs_.at(id);
-    const bool waits = run.gang.empty() &&
+    const bool waits = run.job.gang.empty() &&
                        (run.job.state == JobState::kQueued || run.job.state == JobState::kRunning);
     if (!waits) continue;
-    if (grace) {
-      SetReason(run, "waits: the coordinator was restarted, workers may still come back", out);
-      continue;
-    }
     if (run.job.stage == kStagePrepare && !SkipPrepare(run, now, out)) {
       if (const Run* other = SamePreparation(run); other != nullptr) {
         SetReason(run, absl::StrCat("waits: ", other->job.id.value(), " prepares the same data"),
@@ -281,7 +295,7 @@ bool Core::SkipPrepare(Run& run, absl::Time now, Effects& out) const {
 
 const Core::Run* Core::SamePreparation(const Run& run) const {
   for (const auto& [id, other] : runs_) {
-    if (&other != &run && other.job.stage == kStagePrepare && !other.gang.empty() &&
+    if (&other != &run && other.job.stage == kStagePrepare && !other.job.gang.empty() &&
         other.job.shard_key == run.job.shard_key) {
       return &other;
     }
@@ -293,8 +307,6 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
                      Effects& out) {
   const Group& group = gang.groups[0];
   run.outcomes.assign(placement.workers.size(), std::nullopt);
-  run.rendezvous.reset();
-  run.workers = placement.workers;
   run.longest.clear();
   run.hung = false;
   run.progress.clear();
@@ -308,7 +320,7 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
     const bool free_of_charge = group.cpu_work && fleet_.Find(worker)->info.slot_kind != "cpu";
     assignment.slots = free_of_charge ? 0 : group.slots_per_rank;
     fleet_.Find(worker)->held[assignment.id] = assignment.slots;
-    run.gang.push_back(assignment.id);
+    run.job.gang.push_back({assignment.id, worker, fleet_.NameOf(worker), assignment.slots});
     if (group.role == kStageTrain) {
       run.progress.push_back({.rank = assignment.rank, .since = now});
     }
@@ -324,15 +336,15 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
 }
 
 void Core::CancelGang(Run& run, absl::Time now, Effects& out) {
-  for (const AssignmentId& id : run.gang) {
-    const auto found = assignments_.find(id);
+  for (const PlacedRank& rank : run.job.gang) {
+    const auto found = assignments_.find(rank.assignment);
     if (found != assignments_.end()) Cancel(found->second, now, out);
   }
 }
 
 void Core::PauseGang(const Run& run, Effects& out) const {
-  for (const AssignmentId& id : run.gang) {
-    const auto found = assignments_.find(id);
+  for (const PlacedRank& rank : run.job.gang) {
+    const auto found = assignments_.find(rank.assignment);
     if (found != assignments_.end()) {
       out.commands.push_back({Command::Kind::kPause, found->second, {}});
     }

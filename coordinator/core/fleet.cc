@@ -54,6 +54,13 @@ absl::Status Fleet::Register(const WorkerInfo& info, SessionId session, absl::Ti
   return absl::OkStatus();
 }
 
+void Fleet::Expect(const WorkerId& id, const std::string& name, absl::Time deadline) {
+  Worker& worker = workers_[id];
+  worker.info.id = id;
+  worker.info.name = name;
+  worker.last_seen = deadline - lease_;
+}
+
 bool Fleet::Renew(const WorkerId& id, SessionId session, absl::Time now) {
   Worker* worker = Find(id);
   // One that was declared lost has to register again: its work was given to others.

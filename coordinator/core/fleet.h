@@ -53,6 +53,10 @@ class Fleet {
   // AlreadyExists: another live worker has the name. InvalidArgument: bad info.
   absl::Status Register(const WorkerInfo& info, SessionId session, absl::Time now);
 
+  // One that a coordinator before this one knew: it may come back until `deadline`, then it is
+  // lost.
+  void Expect(const WorkerId& id, const std::string& name, absl::Time deadline);
+
   // Whether the message counts: it comes from the worker's present session.
   bool Renew(const WorkerId& id, SessionId session, absl::Time now);
 

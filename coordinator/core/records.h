@@ -50,6 +50,20 @@ struct SavedCheckpoint {
   FileTree files = {};  // Empty once the job has ended.
 };
 
+// A process of the attempt that runs, and where.
+struct PlacedRank {
+  AssignmentId assignment;
+  WorkerId worker;
+  std::string worker_name = {};
+  int slots = 0;
+};
+
+// Where rank 0 listens for the others.
+struct RendezvousPoint {
+  std::string host = {};
+  int port = 0;
+};
+
 inline constexpr char kStagePrepare[] = "prepare";
 inline constexpr char kStageTrain[] = "train";
 
@@ -62,7 +76,11 @@ struct Job {
   int64_t spec_version = 1;
   JobState state = JobState::kQueued;
   std::string stage = kStagePrepare;
-  int64_t attempt = 1;   // Grows whenever a stage is started anew; an older one can write nothing.
+  int64_t attempt = 1;  // Grows whenever a stage is started anew; an older one can write nothing.
+  // By rank; empty: nothing is placed. A coordinator that is started again finds them there.
+  std::vector<PlacedRank> gang = {};
+  bool moves = false;  // The gang is ending to go on elsewhere, or with more ranks.
+  std::optional<RendezvousPoint> rendezvous = {};  // Of the gang, once rank 0 has said it.
   int64_t failures = 0;  // Attempts that are tried again, by cause: max_restarts bounds them.
   std::string reason = {};
   std::string error = {};

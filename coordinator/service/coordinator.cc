@@ -56,6 +56,7 @@ absl::Status Coordinator::Start() {
           for (const StepRecord& step : steps) {
             v1::StepStats stats;
             if (stats.ParseFromString(step.payload)) probe_.OnStep(job.id, stats);
+            last_step_[job.id] = {step.attempt, step.step};
           }
         }
         probe_.OnBlobBytes(blobs_.total_bytes());

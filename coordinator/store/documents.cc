@@ -72,6 +72,37 @@ SavedCheckpoint CheckpointFrom(const Json& json) {
   return checkpoint;
 }
 
+Json ToJson(const std::vector<PlacedRank>& gang) {
+  Json json = Json::array();
+  for (const PlacedRank& rank : gang) {
+    json.push_back({{"assignment", rank.assignment.value()},
+                    {"worker", rank.worker.value()},
+                    {"worker_name", rank.worker_name},
+                    {"slots", rank.slots}});
+  }
+  return json;
+}
+
+std::vector<PlacedRank> GangFrom(const Json& json) {
+  std::vector<PlacedRank> gang;
+  for (const Json& entry : json) {
+    PlacedRank& rank = gang.emplace_back();
+    rank.assignment = AssignmentId(entry.value("assignment", ""));
+    rank.worker = WorkerId(entry.value("worker", ""));
+    Read(entry, "worker_name", rank.worker_name);
+    Read(entry, "slots", rank.slots);
+  }
+  return gang;
+}
+
+std::optional<RendezvousPoint> RendezvousFrom(const Json& json) {
+  if (!json.is_object()) return std::nullopt;
+  RendezvousPoint point;
+  Read(json, "host", point.host);
+  Read(json, "port", point.port);
+  return point;
+}
+
 Json ToJson(const BaseModel& base) {
   return {{"architecture", base.architecture},
           {"parameters", base.parameters},
@@ -212,6 +243,11 @@ std::string JobToJson(const Job& job) {
                {"resumed_step", job.resumed_step},
                {"resume_verified", job.resume_verified},
                {"ledger", job.ledger}};
+  if (!job.gang.empty()) json["gang"] = ToJson(job.gang);
+  if (job.moves) json["moves"] = true;
+  if (job.rendezvous.has_value()) {
+    json["rendezvous"] = {{"host", job.rendezvous->host}, {"port", job.rendezvous->port}};
+  }
   if (!job.parent.sha256.empty()) {
     json["parent"] = {{"sha256", job.parent.sha256}, {"files", ToJson(job.parent.files)}};
   }
@@ -231,6 +267,9 @@ absl::Status JobFromJson(const std::string& text, Job& job) {
   job.spec = SpecFrom(json.value("spec", Json::object()));
   Read(json, "spec_version", job.spec_version);
   Read(json, "stage", job.stage);
+  job.gang = GangFrom(json.value("gang", Json::array()));
+  FieldReader{json.value("moves", Json())}(job.moves);
+  job.rendezvous = RendezvousFrom(json.value("rendezvous", Json()));
   Read(json, "failures", job.failures);
   Read(json, "reason", job.reason);
   Read(json, "error", job.error);

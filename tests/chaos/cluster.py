@@ -19,7 +19,7 @@ LEASE = 0.5
 COORDINATOR_FLAGS = ("--metrics-port", "-1", "--lease-seconds", str(LEASE), "--restart-grace-seconds", "0.5",
                      "--missing-grace-seconds", "0.2", "--cancel-timeout-seconds", "2", "--hang-seconds", "4", "--orphan-seconds", "30")
 WORKER_FLAGS = ("--slots", "1", "--threads-per-slot", "1", "--cancel-grace-seconds", "0.1", "--exit-grace-seconds", "0.4",
-                "--drain-seconds", "0.7")
+                "--drain-seconds", "0.7", "--reconnect-seconds", "0.1")
 RESTART_PAUSE = 0.1
 PROGRAMS = os.path.join(BIN, "chaos")  # With fault points that obey.
 NUM_ROWS = 110  # An eighth is held out.

@@ -26,7 +26,8 @@ namespace pb = ::lathe::internal::v1;
 // Thread-safe.
 class Outbox {
  public:
-  static constexpr size_t kMaxUpdates = 4096;
+  static constexpr size_t kMaxUpdates =
+      16384;  // Of a tiny model that is minutes without a coordinator.
 
   explicit Outbox(AgentProbe& probe) : probe_(probe) {}
 

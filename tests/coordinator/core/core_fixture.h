@@ -28,6 +28,7 @@ class CoreDriver {
         events[id].push_back(event);
         EXPECT_EQ(event.sequence, static_cast<int64_t>(events[id].size()) + 1) << id;
       }
+      if (change.shards.has_value()) shards[change.job.shard_key] = *change.shards;
       if (change.model.has_value()) models.push_back(*change.model);
       dropped.insert(dropped.end(), change.dropped.begin(), change.dropped.end());
       jobs[id] = change.job;
@@ -35,6 +36,22 @@ class CoreDriver {
     for (const Command& command : effects.commands) commands.push_back(command);
     for (const ErrandEnd& end : effects.errands) errands.push_back(end);
     for (HangReport& report : effects.hangs) hangs.push_back(std::move(report));
+  }
+
+  // Takes over what an earlier coordinator has stored. Its workers are not back yet.
+  void Restore(const CoreDriver& before) {
+    now = before.now;
+    last_session = before.last_session;
+    jobs = before.jobs;
+    events = before.events;
+    shards = before.shards;
+    std::vector<Job> unfinished;
+    for (const auto& [id, job] : jobs) {
+      if (!IsFinal(job.state)) unfinished.push_back(job);
+    }
+    Effects out;
+    core.Restore(std::move(unfinished), shards, now, out);
+    Apply(std::move(out));
   }
 
   // `spec.name` is made from the id.
@@ -159,6 +176,7 @@ class CoreDriver {
   std::map<std::string, SessionId> sessions;
   std::map<std::string, Job> jobs;
   std::map<std::string, std::vector<JobEvent>> events;
+  std::map<std::string, FileTree> shards;
   std::vector<Model> models;
   FileTree dropped;  // Files that nobody needs any more.
   std::vector<Command> commands;

@@ -283,21 +283,6 @@ TEST(CoreJobsTest, AJobThatIsBeingPausedOrIsPausedCanBeCancelled) {
   EXPECT_EQ(without_workers.jobs["job-2"].state, JobState::kCancelled);
 }
 
-TEST(CoreJobsTest, AfterARestartAJobThatWasBeingPausedIsPaused) {
-  CoreDriver before;
-  before.AddWorker("a", 1);
-  before.AddJob("job-1", 1);
-  before.FinishPrepare("job-1");
-  before.Pause("job-1");
-  Core after({});
-  Effects out;
-  after.Restore({before.jobs["job-1"]}, {}, before.now, out);
-  ASSERT_EQ(out.changes.size(), 1U);
-  EXPECT_EQ(out.changes[0].job.state, JobState::kPaused);
-  EXPECT_EQ(out.changes[0].job.attempt, 2);
-  EXPECT_TRUE(out.commands.empty());
-}
-
 TEST(CoreJobsTest, AProcessThatDoesNotEndHoldsItsSlotButNotTheJob) {
   CoreDriver driver;
   driver.AddWorker("a", 1);
@@ -357,38 +342,6 @@ TEST(CoreJobsTest, TheRendezvousOfRankZeroReachesTheOthersOnly) {
     EXPECT_GT(command.assignment.rank, 0);
     EXPECT_EQ(command.rendezvous.port, 1234);
   }
-}
-
-TEST(CoreJobsTest, ARestartedCoordinatorGivesGraceAndThenStartsTheNextAttempt) {
-  CoreDriver driver;
-  Job running;
-  running.id = JobId("job-1");
-  running.state = JobState::kRunning;
-  running.stage = kStageTrain;
-  running.shard_key = "k";
-  running.last_sequence = 1;
-  running.spec.ranks = 1;
-  running.spec.max_restarts = 0;
-  driver.jobs["job-1"] = running;
-  Effects out;
-  driver.core.Restore({running}, {{"k", {{"train.shard", {"aa", 1}}}}}, driver.now, out);
-  driver.Apply(std::move(out));
-  const AssignmentId stale("asg-old");
-  driver.AddWorker("a", 1, {stale});
-  EXPECT_EQ(driver.Sent(Command::Kind::kCancel).at(0).id, stale);
-  EXPECT_TRUE(driver.Running("job-1").empty());
-  driver.Tick(absl::Seconds(10));
-  EXPECT_TRUE(driver.Running("job-1").empty()) << "within the grace";
-  driver.Beat("a");
-  EXPECT_LE(driver.core.NextDeadline(), driver.now + absl::Seconds(5));
-  driver.Tick(absl::Seconds(5));
-  EXPECT_TRUE(driver.Running("job-1").empty()) << "the old process still has the slot";
-  driver.End({.id = stale, .owner = "job-1", .attempt = 1, .worker = WorkerId("wrk-a")},
-             CoreDriver::Failure(EndCause::kCancelled));
-  ASSERT_EQ(driver.Running("job-1").size(), 1U);
-  EXPECT_EQ(driver.Running("job-1")[0].attempt, 2);
-  driver.FinishTrain("job-1");
-  EXPECT_EQ(driver.jobs["job-1"].state, JobState::kSucceeded) << "a restart costs no restart";
 }
 
 TEST(CoreJobsTest, NamesOfResultsAreReservedAndTheQueueIsBounded) {

@@ -335,10 +335,7 @@ TEST_F(JobServiceTest, JobsAreListedPageByPage) {
             grpc::StatusCode::INVALID_ARGUMENT);
 }
 
-TEST_F(JobServiceTest, ARestartedCoordinatorLosesNoJob) {
-  options_.core.restart_grace = absl::Milliseconds(200);
-  server_.reset();
-  StartServer();
+TEST_F(JobServiceTest, ATrainingRunsOnThroughARestartOfTheCoordinator) {
   auto agent = Agent();
   MakeInputs(*agent);
   const v1::Job job = CreateJob("r");
@@ -350,13 +347,34 @@ TEST_F(JobServiceTest, ARestartedCoordinatorLosesNoJob) {
   EXPECT_FALSE(agent->End().ok());
   StartServer();
   agent = Agent({.running = {train.id()}});
-  EXPECT_EQ(agent->NextCancel(), train.id());
-  agent->Fail(train, "cancelled", "cancelled");
+  agent->Step(train, 1);  // Sent again: its answer was lost.
+  agent->Step(train, 2);
+  agent->Do(train);
+  const Watched watched = Watch(job.id());
+  EXPECT_EQ(watched.job.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(watched.job.attempt(), 1);
+  ExpectGapless(watched.events);
+}
+
+TEST_F(JobServiceTest, AProcessThatARestartOfTheCoordinatorLostFromSightIsStartedAnew) {
+  options_.core.missing_grace = absl::Milliseconds(50);
+  server_.reset();
+  StartServer();
+  auto agent = Agent();
+  MakeInputs(*agent);
+  const v1::Job job = CreateJob("r");
+  agent->Do(agent->NextAssignment());
+  agent->NextAssignment();
+  server_.reset();
+  EXPECT_FALSE(agent->End().ok());
+  StartServer();
+  agent = Agent();
   const pb::Assignment again = agent->NextAssignment();
   EXPECT_EQ(again.attempt(), 2);
   agent->Do(again);
   const Watched watched = Watch(job.id());
   EXPECT_EQ(watched.job.state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(watched.job.failure_cause(), "");
   ExpectGapless(watched.events);
 }
 

@@ -71,6 +71,10 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   Job job = Create("job-1");
   job.state = JobState::kFailed;
   job.attempt = 3;
+  job.gang = {{AssignmentId("asg-1"), WorkerId("wrk-a"), "a", 1},
+              {AssignmentId("asg-2"), WorkerId("wrk-b"), "b", 0}};
+  job.moves = true;
+  job.rendezvous = RendezvousPoint{"127.0.0.1", 4321};
   job.failures = 2;
   job.stage = kStageTrain;
   job.reason = "r";
@@ -106,6 +110,13 @@ TEST_F(StoreTest, AJobWithAllItsFieldsSurvivesAReopen) {
   EXPECT_EQ(JobToJson(*back), JobToJson(job));
   EXPECT_EQ(back->state, JobState::kFailed);
   EXPECT_EQ(back->attempt, 3);
+  ASSERT_EQ(back->gang.size(), 2U);
+  EXPECT_EQ(back->gang[0].assignment, AssignmentId("asg-1"));
+  EXPECT_EQ(back->gang[1].worker, WorkerId("wrk-b"));
+  EXPECT_EQ(back->gang[0].worker_name, "a");
+  EXPECT_EQ(back->gang[0].slots, 1);
+  EXPECT_EQ(back->rendezvous->port, 4321);
+  EXPECT_TRUE(back->moves);
   EXPECT_EQ(back->evaluation_before->loss, 2.5);
   EXPECT_EQ(back->checkpoint.files, job.checkpoint.files);
   EXPECT_EQ(back->fallback.step, 100);
