@@ -72,7 +72,6 @@ void Finish(Flags& flags) {
   }
   lathe::CoordinatorOptions& options = flags.server.coordinator;
   options.core.hang.slow = 30 * options.core.hang.step;
-  options.hang_folder = flags.server.data_dir / "hangs";
   options.heartbeat_interval = options.core.lease / 4;
 }
 

@@ -53,7 +53,7 @@ struct Command {
 struct HangReport {
   Job job;
   Hang hang;
-  std::vector<std::string> workers = {};
+  std::vector<WorkerInfo> workers = {};
   std::vector<RankProgress> ranks;
   absl::Time time;
 };
@@ -63,8 +63,8 @@ struct ErrandEnd {
   Ended ended;
 };
 
-// What the caller has to do, in this order: store `changes`, send `commands`, tell `errands`, keep
-// `hangs` for people.
+// What the caller has to do, in this order: store `changes`, keep `hangs` for people, send
+// `commands`, tell `errands`.
 struct Effects {
   std::vector<JobChange> changes;
   std::vector<Command> commands;

@@ -64,7 +64,11 @@ void Core::EndHang(Run& run, Hang hang, absl::Time now, Effects& out) {
   const AssignmentId id = run.job.gang[static_cast<size_t>(hang.rank)].assignment;
   Assignment& assignment = assignments_.at(id);
   HangReport report{.job = run.job, .hang = hang, .ranks = run.progress, .time = now};
-  for (const PlacedRank& rank : run.job.gang) report.workers.push_back(rank.worker_name);
+  for (const PlacedRank& rank : run.job.gang) {
+    const Worker* worker = fleet_.Find(rank.worker);
+    report.workers.push_back(worker == nullptr ? WorkerInfo{.name = rank.worker_name}
+                                               : worker->info);
+  }
   out.hangs.push_back(std::move(report));
   run.hung = true;
   Cancel(assignment, now, out);

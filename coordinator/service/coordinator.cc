@@ -8,7 +8,6 @@
 #include "common/fault/fault.h"
 #include "common/spec/given.h"
 #include "coordinator/service/convert.h"
-#include "coordinator/service/hang_report.h"
 
 // Jobs, names, and what follows from a decision. Agents, errands and chats: coordinator_fleet.cc.
 
@@ -98,13 +97,11 @@ void Coordinator::Apply(const Effects& effects) {
     Publish(change);
     if (!change.dropped.empty()) DropBlobsOnLoop(change.dropped);
   }
+  // Before the order that makes the processes print their stacks: these come after it in the log.
+  for (const HangReport& hang : effects.hangs) options_.keep_hang(hang);
   for (const Command& command : effects.commands) Send(command);
   if (!effects.commands.empty()) fault::Pass("coordinator.commanded");
   for (const ErrandEnd& end : effects.errands) OnErrandEnd(end);
-  for (const HangReport& hang : effects.hangs) {
-    const absl::Status status = KeepHangReport(options_.hang_folder, hang);
-    if (!status.ok()) LogWarning(status.ToString());
-  }
   probe_.OnFleet(core_.fleet());
 }
 

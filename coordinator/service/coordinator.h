@@ -37,7 +37,8 @@ struct CoordinatorOptions {
   int64_t max_dataset_bytes = int64_t{4} << 30;
   int64_t max_model_bytes = int64_t{256} << 30;
   int64_t max_log_bytes_per_job = int64_t{64} << 20;
-  std::filesystem::path hang_folder;  // For what is known of trainings that stood still.
+  // Keeps what is known of a training that stood still. Called on the loop's thread.
+  std::function<void(const HangReport&)> keep_hang = [](const HangReport&) {};
 };
 
 // The connection to an agent, as the coordinator needs it. Methods are called on the loop's thread

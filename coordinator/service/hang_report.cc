@@ -5,6 +5,7 @@
 #include "common/base/file.h"
 #include "common/base/status.h"
 #include "common/spec/field.h"
+#include "coordinator/service/convert.h"
 #include "nlohmann/json.hpp"
 
 namespace lathe {
@@ -15,7 +16,8 @@ using Json = nlohmann::ordered_json;
 Json RankJson(const HangReport& report, size_t index) {
   const RankProgress& rank = report.ranks[index];
   return {{"rank", rank.rank},
-          {"worker", report.workers[index]},
+          {"worker", report.workers[index].name},
+          {"worker_version", report.workers[index].build},
           {"phase", rank.phase},
           {"counter", rank.counter},
           {"collective", rank.collective},
@@ -31,6 +33,7 @@ std::string HangReportText(const HangReport& report) {
                {"rank_to_blame", report.hang.rank},
                {"what", report.hang.what},
                {"checkpoint_step", report.job.checkpoint.step},
+               {"coordinator_version", kLatheVersion},
                {"stacks", absl::StrCat("lathe jobs logs ", report.job.id.value())}};
   for (size_t i = 0; i < report.ranks.size(); ++i) json["ranks"].push_back(RankJson(report, i));
   for (const Field& field : JobFields())
@@ -40,7 +43,6 @@ std::string HangReportText(const HangReport& report) {
 }
 
 absl::Status KeepHangReport(const std::filesystem::path& folder, const HangReport& report) {
-  if (folder.empty()) return absl::OkStatus();
   LATHE_RETURN_IF_ERROR(MakeFolder(folder, 0700));
   const std::string name =
       absl::StrCat(report.job.id.value(), "-attempt-", report.job.attempt, ".json");

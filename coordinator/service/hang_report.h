@@ -7,7 +7,8 @@
 #include "coordinator/core/core.h"
 
 // What is kept of a training that stood still, for people: who was blamed, what every rank said
-// last, the settings. The stacks of its processes are in the job's log. Nothing of it is secret.
+// last, the settings, versions. The stacks of its processes are in the job's log. Nothing of it is
+// secret.
 
 namespace lathe {
 

@@ -20,6 +20,7 @@
 #include "coordinator/service/call_metrics.h"
 #include "coordinator/service/dataset_service.h"
 #include "coordinator/service/fleet_service.h"
+#include "coordinator/service/hang_report.h"
 #include "coordinator/service/inference_service.h"
 #include "coordinator/service/job_service.h"
 #include "coordinator/service/model_service.h"
@@ -100,6 +101,7 @@ struct Server::State {
   std::string metrics_endpoint;
 
   absl::Status Open();
+  void KeepHang(const HangReport& report) const;
   void MakeServices(const Clock& clock);
   absl::Status Serve(const Clock& clock);
   absl::Status ServeMetrics();
@@ -117,6 +119,14 @@ absl::Status Server::State::Open() {
       BlobStore::Open(folder / "blobs", {.max_blob_bytes = options.coordinator.max_model_bytes}));
   logs = std::make_unique<JobLogs>(folder / "logs", options.coordinator.max_log_bytes_per_job);
   return absl::OkStatus();
+}
+
+// In a file of its own, and in the job's log, where the stacks of its processes follow.
+void Server::State::KeepHang(const HangReport& report) const {
+  const absl::Status kept = KeepHangReport(options.data_dir / "hangs", report);
+  if (!kept.ok()) LogWarning(kept.ToString());
+  const absl::Status logged = logs->Append(report.job.id, "coordinator", HangReportText(report));
+  if (!logged.ok()) LogWarning(logged.ToString());
 }
 
 void Server::State::MakeServices(const Clock& clock) {
@@ -182,6 +192,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(
   auto state = std::make_unique<State>();
   state->options = std::move(options);
   LATHE_RETURN_IF_ERROR(state->Open());
+  state->options.coordinator.keep_hang = [kept_by = state.get()](const HangReport& report) {
+    kept_by->KeepHang(report);
+  };
   state->coordinator = std::make_unique<Coordinator>(state->options.coordinator, *state->store,
                                                      *state->blobs, state->hub, state->chats,
                                                      state->probe, clock, std::move(on_fatal));

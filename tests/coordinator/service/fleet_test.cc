@@ -70,6 +70,26 @@ TEST_F(FleetTest, ASilentWorkerIsLostAndItsJobGoesOnElsewhere) {
   EXPECT_EQ(Workers().workers(0).state(), "lost");
 }
 
+TEST_F(FleetTest, OfATrainingThatStandsStillTheReportIsInTheLogOfItsJob) {
+  options_.core.hang = {.step = absl::Milliseconds(100), .slow = absl::Milliseconds(100)};
+  Restart();
+  auto agent = Agent({.slots = 2});
+  MakeInputs(*agent);
+  const v1::Job job = CreateJob("r");
+  agent->Do(agent->NextAssignment());
+  agent->NextAssignment();  // A training that says nothing.
+  const pb::Assignment again = agent->NextAssignment();
+  EXPECT_EQ(again.attempt(), 2);
+  v1::GetJobLogsRequest request;
+  request.set_id(job.id());
+  const auto context = Context();
+  const auto reader = jobs_->GetJobLogs(context.get(), request);
+  std::string log;
+  for (v1::GetJobLogsResponse response; reader->Read(&response);) log += response.text();
+  EXPECT_THAT(log, HasSubstr("coordinator: {"));
+  EXPECT_THAT(log, HasSubstr("\"rank_to_blame\": 0"));
+}
+
 TEST_F(FleetTest, AReconnectKeepsTheWorkAndRepeatedReportsCountOnce) {
   auto agent = Agent();
   MakeInputs(*agent);

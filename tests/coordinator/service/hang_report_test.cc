@@ -15,7 +15,7 @@ TEST(HangReportTest, NamesWhoWasBlamedWhatEveryRankSaidAndTheSettings) {
   report.job.attempt = 3;
   report.hang = {1, "did not enter collective 57"};
   report.time = absl::FromUnixSeconds(1000);
-  report.workers = {"a", "b"};
+  report.workers = {{.name = "a", .build = "0.1.0"}, {.name = "b"}};
   report.ranks = {
       {.rank = 0, .phase = "reduce", .counter = 9, .collective = 57, .since = report.time},
       {.rank = 1, .phase = "\xff", .counter = 8, .collective = 56, .since = absl::UnixEpoch()}};
@@ -26,6 +26,8 @@ TEST(HangReportTest, NamesWhoWasBlamedWhatEveryRankSaidAndTheSettings) {
   const auto json = nlohmann::json::parse(*text);
   EXPECT_EQ(json["rank_to_blame"], 1);
   EXPECT_EQ(json["ranks"][0]["worker"], "a");
+  EXPECT_EQ(json["ranks"][0]["worker_version"], "0.1.0");
+  EXPECT_NE(json["coordinator_version"], "");
   EXPECT_EQ(json["ranks"][1]["collective"], 56);
   EXPECT_EQ(json["ranks"][1]["seconds_without_progress"], 1000);
   EXPECT_EQ(json["spec"]["epochs"], "3");
