@@ -5,14 +5,20 @@
 #include <cstdio>
 #include <exception>
 #include <filesystem>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "common/base/clock.h"
 #include "common/base/exit_codes.h"
 #include "common/base/human.h"
+#include "common/base/id.h"
 #include "common/base/log.h"
 #include "common/config/duration_flag.h"
 #include "common/config/environment.h"
@@ -32,6 +38,19 @@ struct Flags {
   bool die_with_parent = false;
 };
 
+// "default=4".
+void AddQuota(const std::string& text, std::map<std::string, int>& quotas) {
+  const std::pair<std::string, std::string> parts = absl::StrSplit(text, absl::MaxSplits('=', 1));
+  int slots = 0;
+  const bool valid = lathe::ValidateName("project", parts.first).ok() &&
+                     absl::SimpleAtoi(parts.second, &slots) && slots >= 0;
+  if (!valid) {
+    throw CLI::ValidationError("--quota", absl::StrCat("is '", text.substr(0, 80),
+                                                       "'; must be PROJECT=SLOTS, as default=4"));
+  }
+  quotas[parts.first] = slots;
+}
+
 void AddFlags(CLI::App& app, Flags& flags) {
   app.add_option("--data-dir", flags.server.data_dir,
                  "folder with all that the coordinator keeps (LATHE_DATA_DIR)");
@@ -50,7 +69,7 @@ void AddFlags(CLI::App& app, Flags& flags) {
   lathe::AddSeconds(app, "--lease-seconds", core.lease, 0.1, 3600,
                     "a worker that is silent for longer is lost");
   lathe::AddSeconds(app, "--restart-grace-seconds", core.restart_grace, 0, 3600,
-                    "after a restart: time for workers to come back before jobs are placed anew");
+                    "after a restart: time for workers to come back before they count as lost");
   lathe::AddSeconds(app, "--missing-grace-seconds", core.missing_grace, 0, 3600,
                     "a worker that came back without a process: time to report how that ended");
   lathe::AddSeconds(
@@ -63,6 +82,12 @@ void AddFlags(CLI::App& app, Flags& flags) {
                     "a worker that hears nothing for so long ends its processes");
   lathe::AddSeconds(app, "--chat-idle-seconds", options.chat_idle_timeout, 0.1, 86400,
                     "a model that nobody talks to is unloaded");
+  app.add_option_function<std::vector<std::string>>(
+      "--quota",
+      [&core](const std::vector<std::string>& all) {
+        for (const std::string& text : all) AddQuota(text, core.quotas);
+      },
+      "PROJECT=SLOTS, any number of times: what the jobs of a project may hold at a time");
   app.add_flag("--die-with-parent", flags.die_with_parent, "end when the parent process ends");
 }
 

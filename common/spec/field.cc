@@ -88,6 +88,8 @@ const std::array kFields = {
                 "empty"),
     LATHE_FIELD("checkpoint.every_steps", checkpoint.every_steps, "steps between checkpoints"),
     LATHE_FIELD("max_restarts", max_restarts, "attempts after the first, 0 to 100"),
+    LATHE_FIELD("priority", priority,
+                "of waiting jobs the highest is placed first, -100 to 100; what runs goes on"),
 };
 
 size_t EditDistance(absl::string_view a, absl::string_view b) {

@@ -95,7 +95,8 @@ absl::Status Validate(const JobSpec& spec) {
     LATHE_RETURN_IF_ERROR(OneOf("reduction", spec.reduction, {"fast", "exact"}));
   }
   LATHE_RETURN_IF_ERROR(InRange("checkpoint.every_steps", spec.checkpoint.every_steps, 1, 1000000));
-  return InRange("max_restarts", spec.max_restarts, 0, 100);
+  LATHE_RETURN_IF_ERROR(InRange("max_restarts", spec.max_restarts, 0, 100));
+  return InRange("priority", spec.priority, -100, 100);
 }
 
 JobSpec Resolve(JobSpec spec, const std::string& unique) {

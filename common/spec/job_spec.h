@@ -65,6 +65,7 @@ struct JobSpec {
   std::string reduction;
   CheckpointSpec checkpoint;
   int max_restarts = 5;  // Attempts after the first, [0, 100].
+  int priority = 0;      // Of waiting jobs the highest is placed first, [-100, 100].
 
   // Keys that the user has written, if only with the default's value (given.h). Not a field.
   std::set<std::string> given = {};

@@ -37,6 +37,8 @@ struct CoreOptions {
   // A job keeps away from a worker whose machine failed it so often, if others can hold it.
   int max_machine_faults = 2;
   int max_unfinished_jobs = 1000;
+  // Slots that the jobs of a project may hold at a time; one that is not named has no limit.
+  std::map<std::string, int> quotas = {};
 };
 
 // An order to an agent.
@@ -165,6 +167,9 @@ class Core {
   };
 
   static Gang GangFor(const Job& job);
+  void Enqueue(const JobId& id);
+  Quota QuotaOf(const std::string& project) const;
+  void CountSlots(const Job& job, int sign);
   Run* FindRun(const std::string& owner);
   // NotFound: no unfinished job of that id.
   absl::StatusOr<Run*> UnfinishedRun(const JobId& id);
@@ -212,7 +217,8 @@ class Core {
   const std::function<AssignmentId()> new_assignment_;
   Fleet fleet_;
   std::map<JobId, Run> runs_;
-  std::vector<JobId> queue_;  // Of runs_, first come first.
+  std::vector<JobId> queue_;               // Of runs_, by priority, then first come first.
+  std::map<std::string, int> held_slots_;  // Of the gangs, by project.
   std::map<AssignmentId, Assignment> assignments_;
   std::map<std::string, Errand> errands_;
   std::map<std::string, FileTree> shards_;

@@ -33,9 +33,11 @@ bool Core::CanGrow(const Run& run, absl::Time now) const {
       if (view.id == found->second.worker) view.free_slots += found->second.slots;
     }
   }
+  Quota quota = QuotaOf(run.job.project);
+  quota.held -= ranks;
   Gang gang = GangFor(run.job);
-  const Decision decision =
-      PlaceElastic(gang, ranks, views, now, {.lease = options_.lease, .avoid = Unreliable(run)});
+  const Decision decision = PlaceElastic(
+      gang, ranks, views, now, {.lease = options_.lease, .avoid = Unreliable(run), .quota = quota});
   return decision.placement.has_value() && gang.groups[0].ranks > ranks;
 }
 

@@ -63,6 +63,7 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   outcomes.reserve(run.outcomes.size());
   for (auto& outcome : run.outcomes) outcomes.push_back(std::move(outcome).value_or(Ended()));
   run.outcomes.clear();
+  CountSlots(run.job, -1);
   const std::vector<PlacedRank> gang = std::exchange(run.job.gang, {});
   run.job.rendezvous.reset();
   run.hang_check = absl::InfiniteFuture();

@@ -33,7 +33,7 @@ std::string Describe(const Placement& placement, const Job& job, const Fleet& fl
 
 Gang Core::GangFor(const Job& job) {
   if (job.stage == kStagePrepare) return {{{.role = kStagePrepare, .cpu_work = true}}};
-  return {{{.role = kStageTrain, .ranks = job.spec.ranks}}};
+  return {{{.role = kStageTrain, .ranks = job.spec.ranks, .on_gpu = job.spec.device == "cuda"}}};
 }
 
 Core::Run* Core::FindRun(const std::string& owner) {
@@ -64,9 +64,9 @@ void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards
   shards_ = std::move(shards);
   for (Job& job : jobs) {
     const JobId id = job.id;
-    queue_.push_back(id);
     Run& run = runs_[id];
     run.job = std::move(job);
+    Enqueue(id);
     if (!run.job.gang.empty()) Adopt(run, now, out);
   }
   Schedule(now, out);
@@ -76,6 +76,7 @@ void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards
 // back (Register).
 void Core::Adopt(Run& run, absl::Time now, Effects& out) {
   const size_t world_size = run.job.gang.size();
+  CountSlots(run.job, 1);
   run.outcomes.assign(world_size, std::nullopt);
   for (size_t rank = 0; rank < world_size; ++rank) {
     const PlacedRank& placed = run.job.gang[rank];
@@ -101,6 +102,30 @@ void Core::Adopt(Run& run, absl::Time now, Effects& out) {
   WatchForHang(run);
 }
 
+void Core::Enqueue(const JobId& id) {
+  const int priority = runs_.at(id).job.spec.priority;
+  const auto behind = std::find_if(queue_.begin(), queue_.end(), [&](const JobId& other) {
+    return runs_.at(other).job.spec.priority < priority;
+  });
+  queue_.insert(behind, id);
+}
+
+Quota Core::QuotaOf(const std::string& project) const {
+  Quota quota{.project = project};
+  if (const auto limit = options_.quotas.find(project); limit != options_.quotas.end()) {
+    quota.limit = limit->second;
+  }
+  if (const auto held = held_slots_.find(project); held != held_slots_.end()) {
+    quota.held = held->second;
+  }
+  return quota;
+}
+
+// `sign`: 1 when its gang is placed, -1 when it has ended.
+void Core::CountSlots(const Job& job, int sign) {
+  for (const PlacedRank& rank : job.gang) held_slots_[job.project] += sign * rank.slots;
+}
+
 absl::Status Core::CanAdd(const Job& job) const {
   if (static_cast<int>(runs_.size()) >= options_.max_unfinished_jobs) {
     return absl::ResourceExhaustedError(
@@ -118,8 +143,8 @@ absl::Status Core::CanAdd(const Job& job) const {
 
 void Core::AddJob(Job job, absl::Time now, Effects& out) {
   const JobId id = job.id;
-  queue_.push_back(id);
   runs_[id].job = std::move(job);
+  Enqueue(id);
   Schedule(now, out);
 }
 
@@ -265,8 +290,9 @@ void Core::Schedule(absl::Time now, Effects& out) {
       continue;
     }
     Gang gang = GangFor(run.job);
-    const Decision decision = PlaceElastic(gang, run.job.spec.min_ranks, fleet_.Views(), now,
-                                           {.lease = options_.lease, .avoid = Unreliable(run)});
+    const Decision decision = PlaceElastic(
+        gang, run.job.spec.min_ranks, fleet_.Views(), now,
+        {.lease = options_.lease, .avoid = Unreliable(run), .quota = QuotaOf(run.job.project)});
     if (decision.placement.has_value()) {
       StartGang(run, gang, *decision.placement, now, out);
     } else {
@@ -326,6 +352,7 @@ void Core::StartGang(Run& run, const Gang& gang, const Placement& placement, abs
     }
     out.commands.push_back({Command::Kind::kStart, assignment, {}});
   }
+  CountSlots(run.job, 1);
   if (run.job.state == JobState::kQueued) Move(run, JobState::kRunning);
   if (!run.job.start_time.has_value()) run.job.start_time = now;
   run.job.reason = absl::StrCat(run.job.stage, " runs");

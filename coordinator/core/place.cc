@@ -12,9 +12,9 @@ bool IsUsable(const WorkerView& worker, absl::Time now, const PlaceOptions& opti
   return worker.connected && now - worker.last_seen <= options.lease;
 }
 
-bool IsCpuWork(const Gang& gang) {
-  return std::all_of(gang.groups.begin(), gang.groups.end(),
-                     [](const Group& group) { return group.cpu_work; });
+bool IsOnGpu(const Gang& gang) {
+  return std::any_of(gang.groups.begin(), gang.groups.end(),
+                     [](const Group& group) { return group.on_gpu; });
 }
 
 // The kind whose slots the gang takes, given who is there.
@@ -23,8 +23,8 @@ std::string KindFor(const Gang& gang, const std::vector<WorkerView>& usable) {
     return std::any_of(usable.begin(), usable.end(),
                        [&](const WorkerView& w) { return w.slot_kind == kind; });
   };
-  if (IsCpuWork(gang)) return has("cpu") || !has("cuda") ? "cpu" : "cuda";
-  return has("cuda") ? "cuda" : "cpu";
+  if (IsOnGpu(gang)) return "cuda";
+  return has("cpu") || !has("cuda") ? "cpu" : "cuda";
 }
 
 int CostOf(const Group& group, absl::string_view kind) {
@@ -55,12 +55,26 @@ std::string Count(int number, absl::string_view noun) {
   return absl::StrCat(number, " ", noun, number == 1 ? "" : "s");
 }
 
-std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
-                       const std::string& kind, bool fits_when_idle) {
+int SlotsOf(const Gang& gang, absl::string_view kind) {
   int needed = 0;
   for (const Group& group : gang.groups) needed += group.ranks * CostOf(group, kind);
+  return needed;
+}
+
+std::string QuotaReason(const Quota& quota, int needed) {
+  const std::string never = needed > quota.limit ? ": it may never have so many" : "";
+  return absl::StrCat("waits: project '", quota.project, "' holds ", quota.held, " of its ",
+                      Count(quota.limit, "slot"), ", needs ", needed, never);
+}
+
+std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
+                       const std::string& kind, bool fits_when_idle) {
+  const int needed = SlotsOf(gang, kind);
   if (workers.empty()) {
-    return absl::StrCat("waits: no worker is connected, needs ", Count(needed, kind + " slot"));
+    const bool gpus = kind == "cuda";
+    return absl::StrCat("waits: no worker ", gpus ? "offers GPUs" : "is connected", ", needs ",
+                        Count(needed, kind + " slot"),
+                        gpus ? ": start lathe-worker with --gpus all" : "");
   }
   int free = 0;
   int total = 0;
@@ -77,11 +91,16 @@ std::string WaitReason(const Gang& gang, const std::vector<WorkerView>& workers,
   return reason;
 }
 
-Decision PlaceAmong(const Gang& gang, std::vector<WorkerView> usable) {
+Decision PlaceAmong(const Gang& gang, std::vector<WorkerView> usable, const Quota& quota) {
   const std::string kind = KindFor(gang, usable);
+  // Not one to wait for: it depends on jobs of its own project, not on workers.
+  Decision decision;
+  if (const int needed = SlotsOf(gang, kind); needed > quota.limit - quota.held) {
+    decision.reason = QuotaReason(quota, needed);
+    return decision;
+  }
   std::erase_if(usable, [&](const WorkerView& worker) { return worker.slot_kind != kind; });
 
-  Decision decision;
   decision.placement = Spread(gang, usable, kind);
   if (decision.placement.has_value()) {
     decision.fits_when_idle = true;
@@ -104,9 +123,9 @@ Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time
   std::vector<WorkerView> trusted = usable;
   const auto num_avoided = std::erase_if(
       trusted, [&](const WorkerView& worker) { return options.avoid.contains(worker.id); });
-  if (num_avoided == 0) return PlaceAmong(gang, std::move(usable));
-  Decision decision = PlaceAmong(gang, std::move(trusted));
-  if (!decision.fits_when_idle) return PlaceAmong(gang, std::move(usable));
+  if (num_avoided == 0) return PlaceAmong(gang, std::move(usable), options.quota);
+  Decision decision = PlaceAmong(gang, std::move(trusted), options.quota);
+  if (!decision.fits_when_idle) return PlaceAmong(gang, std::move(usable), options.quota);
   if (!decision.reason.empty()) {
     absl::StrAppend(&decision.reason, "; not on ", Count(static_cast<int>(num_avoided), "worker"),
                     " that failed it repeatedly");

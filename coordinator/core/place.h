@@ -1,5 +1,6 @@
 #pragma once
 
+#include <limits>
 #include <optional>
 #include <set>
 #include <span>
@@ -18,8 +19,9 @@ struct Group {
   std::string role = {};  // "prepare", "train".
   int ranks = 1;
   int slots_per_rank = 1;
-  // Work without tensors: takes cpu slots, and none on a GPU host, whose slots are GPUs.
+  // Work without tensors: takes no slot on a worker whose slots are GPUs.
   bool cpu_work = false;
+  bool on_gpu = false;  // Computes on GPUs: takes no other slots.
 };
 
 struct Gang {
@@ -37,11 +39,19 @@ struct WorkerView {
   absl::Time last_seen = absl::InfinitePast();
 };
 
+// What a project may still take.
+struct Quota {
+  std::string project = {};
+  int limit = std::numeric_limits<int>::max();  // Slots that its jobs may hold at a time.
+  int held = 0;                                 // Slots that they hold.
+};
+
 struct PlaceOptions {
   // A worker that was silent for longer gets nothing new.
   absl::Duration lease = absl::Seconds(15);
   // Workers that failed this gang before: taken only where the others could not hold it.
   std::set<WorkerId> avoid = {};
+  Quota quota = {};
 };
 
 struct Placement {
@@ -57,7 +67,8 @@ struct Decision {
 };
 
 // Spreads the ranks: each goes to the worker with most free slots, ties by name. All ranks get
-// slots of one kind; tensor work never takes cpu slots while there are GPU workers.
+// slots of one kind: GPUs if one of them computes there; else cores, or GPUs where nobody offers
+// cores.
 Decision Place(const Gang& gang, std::span<const WorkerView> workers, absl::Time now,
                const PlaceOptions& options);
 

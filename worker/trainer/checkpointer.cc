@@ -32,15 +32,9 @@ constexpr size_t kMaxCpuInfoBytes = size_t{4} << 20;
 constexpr size_t kBuildIdDigits = 12;
 
 // Settings that change no number of a training.
-constexpr absl::string_view kBystanders[] = {"name",
-                                             "model",
-                                             "dataset",
-                                             "parent_model",
-                                             "checkpoint.every_steps",
-                                             "max_restarts",
-                                             "ranks",
-                                             "min_ranks",
-                                             "activation_checkpointing"};
+constexpr absl::string_view kBystanders[] = {
+    "name",         "model",    "dataset", "parent_model", "checkpoint.every_steps",
+    "max_restarts", "priority", "ranks",   "min_ranks",    "activation_checkpointing"};
 
 // Settings that have their default are left out: one that a later build adds changes nothing here.
 std::string SettingsText(const JobSpec& spec) {

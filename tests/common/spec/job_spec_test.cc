@@ -57,7 +57,8 @@ TEST(JobSpecTest, DefaultsAreTheDocumentedOnes) {
                                                        {"min_ranks", "0"},
                                                        {"reduction", ""},
                                                        {"checkpoint.every_steps", "100"},
-                                                       {"max_restarts", "5"}};
+                                                       {"max_restarts", "5"},
+                                                       {"priority", "0"}};
   std::map<std::string, std::string> actual;
   for (const Field& field : JobFields())
     actual[std::string(field.key)] = FieldText(field, JobSpec{});
@@ -121,6 +122,7 @@ TEST(JobSpecTest, OutOfRangeValuesAreRefusedByName) {
                                                   {"min_ranks", "2"},
                                                   {"reduction", "sum"},
                                                   {"max_restarts", "-1"},
+                                                  {"priority", "101"},
                                                   {"checkpoint.every_steps", "0"},
                                                   {"model", "a/b"},
                                                   {"dataset", ""},

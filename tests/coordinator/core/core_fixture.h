@@ -56,12 +56,13 @@ class CoreDriver {
 
   // `spec.name` is made from the id.
   Job AddJob(const std::string& id, int ranks = 2, int max_restarts = 5,
-             const std::string& shard_key = "") {
+             const std::string& shard_key = "", int priority = 0) {
     Job job;
     job.id = JobId(id);
     job.spec.name = "model-" + id;
     job.spec.ranks = ranks;
     job.spec.max_restarts = max_restarts;
+    job.spec.priority = priority;
     job.shard_key = shard_key.empty() ? "key-" + id : shard_key;
     job.last_sequence = 1;
     jobs[id] = job;

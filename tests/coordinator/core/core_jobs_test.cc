@@ -344,6 +344,47 @@ TEST(CoreJobsTest, TheRendezvousOfRankZeroReachesTheOthersOnly) {
   }
 }
 
+TEST(CoreJobsTest, TheHighestPriorityIsPlacedFirstThenWhoCameFirst) {
+  CoreDriver driver;
+  driver.AddJob("job-1", 1);
+  driver.AddJob("job-2", 1, 5, "", /*priority=*/7);
+  driver.AddJob("job-3", 1, 5, "", /*priority=*/7);
+  driver.AddJob("job-4", 1, 5, "", /*priority=*/-1);
+  driver.AddWorker("a", 1);
+  for (const char* id : {"job-2", "job-3", "job-1", "job-4"}) {
+    ASSERT_EQ(driver.Running(id).size(), 1U) << id;
+    driver.FinishPrepare(id);
+    driver.FinishTrain(id);
+  }
+}
+
+TEST(CoreJobsTest, WhatRunsGoesOnBesideAJobOfHigherPriority) {
+  CoreDriver driver;
+  driver.AddWorker("a", 1);
+  driver.AddJob("job-1", 1);
+  driver.AddJob("job-2", 1, 5, "", /*priority=*/100);
+  EXPECT_EQ(driver.Running("job-1").size(), 1U);
+  driver.FinishPrepare("job-1");
+  EXPECT_EQ(driver.Running("job-2").size(), 1U) << "between two stages the higher one comes first";
+}
+
+TEST(CoreJobsTest, AProjectHoldsNoMoreSlotsThanItsQuotaAndHoldsUpNobody) {
+  CoreOptions options;
+  options.quotas = {{"default", 1}};
+  CoreDriver driver(options);
+  driver.AddWorker("a", 4);
+  driver.AddJob("job-1", 1);
+  driver.AddJob("job-2", 1);
+  EXPECT_EQ(driver.jobs["job-2"].reason, "waits: project 'default' holds 1 of its 1 slot, needs 1");
+  driver.FinishPrepare("job-1");
+  driver.FinishTrain("job-1");
+  EXPECT_EQ(driver.Running("job-2").size(), 1U);
+  CoreDriver after(options);
+  after.Restore(driver);
+  after.AddJob("job-3", 1);
+  EXPECT_EQ(after.jobs["job-3"].reason, "waits: project 'default' holds 1 of its 1 slot, needs 1");
+}
+
 TEST(CoreJobsTest, NamesOfResultsAreReservedAndTheQueueIsBounded) {
   CoreOptions options;
   options.max_unfinished_jobs = 2;

@@ -22,6 +22,8 @@ Gang Train(int ranks, int slots = 1) {
   return {{{.role = "train", .ranks = ranks, .slots_per_rank = slots}}};
 }
 
+Gang OnGpu(int ranks) { return {{{.role = "train", .ranks = ranks, .on_gpu = true}}}; }
+
 Gang Prepare() { return {{{.role = "prepare", .cpu_work = true}}}; }
 
 std::vector<std::string> Names(const Decision& decision) {
@@ -76,11 +78,38 @@ TEST(PlaceTest, SilentAndDisconnectedWorkersGetNothing) {
   EXPECT_EQ(Names(Place(Train(1), workers, kNow, {})), Expected{"wrk-a"});
 }
 
-TEST(PlaceTest, TensorWorkStaysOnGpusWhereThereAreSome) {
+TEST(PlaceTest, WorkOnGpusTakesNoOtherSlots) {
   const std::vector<WorkerView> workers = {MakeWorker("a", 8, 8), MakeWorker("g", 2, 1, "cuda")};
-  EXPECT_EQ(Names(Place(Train(1), workers, kNow, {})), Expected{"wrk-g"});
-  EXPECT_EQ(Place(Train(2), workers, kNow, {}).reason,
+  EXPECT_EQ(Names(Place(OnGpu(1), workers, kNow, {})), Expected{"wrk-g"});
+  EXPECT_EQ(Place(OnGpu(2), workers, kNow, {}).reason,
             "waits: 1 cuda slot free on 1 worker, needs 2");
+  const Decision none = Place(OnGpu(1), {workers.data(), 1}, kNow, {});
+  EXPECT_EQ(none.reason,
+            "waits: no worker offers GPUs, needs 1 cuda slot: start lathe-worker with --gpus all");
+  EXPECT_FALSE(none.fits_when_idle) << "it holds up nobody";
+}
+
+TEST(PlaceTest, WorkOnCoresParksAGpuOnlyWhereNobodyOffersCores) {
+  const std::vector<WorkerView> both = {MakeWorker("a", 1, 1), MakeWorker("g", 2, 2, "cuda")};
+  EXPECT_EQ(Names(Place(Train(1), both, kNow, {})), Expected{"wrk-a"});
+  EXPECT_EQ(Place(Train(2), both, kNow, {}).reason,
+            "waits: 1 cpu slot free on 1 worker, needs 2; they have 1 in all: start more workers");
+  EXPECT_EQ(Names(Place(Train(1), {both.data() + 1, 1}, kNow, {})), Expected{"wrk-g"});
+}
+
+TEST(PlaceTest, AProjectThatHasItsSlotsWaitsForItsOwnJobs) {
+  const std::vector<WorkerView> workers = {MakeWorker("a", 8, 8)};
+  PlaceOptions options;
+  options.quota = {.project = "p", .limit = 3, .held = 2};
+  EXPECT_TRUE(Place(Train(1), workers, kNow, options).placement.has_value());
+  const Decision two = Place(Train(2), workers, kNow, options);
+  EXPECT_EQ(two.reason, "waits: project 'p' holds 2 of its 3 slots, needs 2");
+  EXPECT_FALSE(two.fits_when_idle) << "it holds up nobody";
+  EXPECT_EQ(Place(Train(4), workers, kNow, options).reason,
+            "waits: project 'p' holds 2 of its 3 slots, needs 4: it may never have so many");
+  Gang elastic = Train(4);
+  EXPECT_TRUE(PlaceElastic(elastic, 1, workers, kNow, options).placement.has_value());
+  EXPECT_EQ(elastic.groups[0].ranks, 1);
 }
 
 TEST(PlaceTest, TokenisingNeverParksAGpu) {

@@ -72,6 +72,8 @@ class History {
     job.request_id = absl::StrCat("request-", index);
     job.spec.name = absl::StrCat("model-", index);
     job.spec.ranks = 1 + static_cast<int>(time_.Below(std::min(options_.max_ranks, slots_)));
+    job.spec.min_ranks = static_cast<int>(time_.Below(job.spec.ranks + 1));
+    job.spec.priority = static_cast<int>(time_.Below(3)) - 1;
     constexpr int kRestarts[] = {0, 1, 5, 1000};
     job.spec.max_restarts = kRestarts[time_.Below(4)];
     // Some share what prepare makes.
@@ -232,6 +234,7 @@ SimOptions SmallHistory(uint64_t seed) {
   options.fault_interval = absl::Seconds(1 + dice.Below(8));
   options.submit_interval = absl::Seconds(1 + dice.Below(4));
   options.crash_at_commit = dice.Below(4) == 0 ? 0.05 : 0.01;
+  if (dice.Below(3) == 0) options.quota = options.max_ranks + static_cast<int>(dice.Below(3));
   return options;
 }
 

@@ -12,6 +12,7 @@ struct SimOptions {
   int max_slots = 2;  // Of a worker, at least 1.
   int jobs = 8;
   int max_ranks = 3;
+  int quota = 1 << 20;      // Slots that all jobs together may hold, at least max_ranks.
   int64_t events = 200;     // With faults; then they stop and every job must end.
   int64_t check_every = 1;  // Events between looks at all that is promised.
   absl::Duration fault_interval = absl::Seconds(6);   // Mean.

@@ -24,6 +24,7 @@ void SimCoordinator::Start() {
   ++incarnation_;
   CoreOptions options;
   options.max_unfinished_jobs = 1 << 20;
+  options.quotas = {{"default", options_.quota}};
   core_ = std::make_unique<Core>(
       options, [this] { return AssignmentId(absl::StrFormat("asg-%08d", ++last_assignment_)); });
   Effects effects;
@@ -321,7 +322,9 @@ void SimCoordinator::CheckRow(const JobId& id) const {
 
 void SimCoordinator::CheckAssignments() const {
   std::set<std::pair<std::string, int>> ranks;
+  int held = 0;
   for (const auto& [id, assignment] : core_->assignments()) {
+    held += assignment.slots;
     const Worker* worker = core_->fleet().Find(assignment.worker);
     if (worker == nullptr || worker->state != WorkerState::kAlive) {
       verdict_.Break(absl::StrCat(assignment.owner, ": waits for a worker that is not there"));
@@ -338,6 +341,9 @@ void SimCoordinator::CheckAssignments() const {
     if (!ranks.emplace(assignment.owner, assignment.rank).second) {
       verdict_.Break(absl::StrCat(assignment.owner, ": rank ", assignment.rank, " lives twice"));
     }
+  }
+  if (held > options_.quota) {
+    verdict_.Break(absl::StrCat("jobs hold ", held, " slots; their quota is ", options_.quota));
   }
 }
 
