@@ -26,14 +26,17 @@ namespace {
 constexpr int kReadySeconds = 30;
 constexpr int kWorkersSeconds = 30;
 constexpr int kStopSeconds = 30;  // Workers take 20 to end trainings with a checkpoint.
-constexpr int kMaxWorkerRestarts = 10;
+constexpr int kMaxRestarts = 10;  // Of one process.
 
 // Runs the coordinator and its workers as children until a signal comes. Single-threaded: signals
 // are blocked and taken by sigtimedwait, so nothing here needs a handler.
 class Supervisor {
  public:
   Supervisor(const GlobalOptions& global, const UpOptions& options)
-      : global_(global), options_(options), programs_(ProgramFolder()) {
+      : global_(global),
+        options_(options),
+        programs_(ProgramFolder()),
+        port_(absl::StrCat(options.port)) {
     sigemptyset(&signals_);
     for (const int signal : {SIGINT, SIGTERM, SIGCHLD, SIGHUP}) sigaddset(&signals_, signal);
     sigprocmask(SIG_BLOCK, &signals_, nullptr);
@@ -65,11 +68,11 @@ class Supervisor {
 
   absl::Status StartCoordinator() {
     const std::filesystem::path log = LogDir() / "coordinator.log";
-    ProcessSpec spec{"coordinator",
-                     {(programs_ / "lathe-coordinator").string(), "--data-dir",
-                      CoordinatorDir(global_.data_dir).string(), "--port",
-                      absl::StrCat(options_.port), "--die-with-parent"},
-                     log};
+    ProcessSpec spec{
+        "coordinator",
+        {(programs_ / "lathe-coordinator").string(), "--data-dir",
+         CoordinatorDir(global_.data_dir).string(), "--port", port_, "--die-with-parent"},
+        log};
     if (!options_.backup_dir.empty()) {
       spec.argv.insert(spec.argv.end(), {"--backup-dir", options_.backup_dir.string()});
     }
@@ -82,6 +85,8 @@ class Supervisor {
                        reason.empty() ? std::string(line.status().message()) : reason));
     }
     address_ = line->substr(6);
+    // Started again it must be where the workers look for it.
+    port_ = address_.substr(address_.rfind(':') + 1);
     return absl::OkStatus();
   }
 
@@ -173,33 +178,40 @@ class Supervisor {
 
   absl::StatusOr<int> Supervise() {
     for (;;) {
-      const int signal = WaitSignal(3600);
-      if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP) return kDone;
       int wait_status = 0;
       for (pid_t pid = 0; (pid = waitpid(-1, &wait_status, WNOHANG)) > 0;) {
         LATHE_RETURN_IF_ERROR(OnExit(pid, wait_status));
       }
+      const int signal = WaitSignal(3600);
+      if (signal == SIGINT || signal == SIGTERM || signal == SIGHUP) return kDone;
     }
   }
 
   absl::Status OnExit(pid_t pid, int wait_status) {
-    if (pid == coordinator_.pid) {
-      coordinator_.pid = -1;
-      return absl::InternalError(absl::StrCat("the coordinator ", DescribeExit(wait_status), ": ",
-                                              LastLine(LogDir() / "coordinator.log")));
-    }
+    if (pid == coordinator_.pid) return OnCoordinatorExit(wait_status);
     for (size_t i = 0; i < workers_.size(); ++i) {
       if (workers_[i].process.pid != pid) continue;
       workers_[i].process.pid = -1;
       LogWarning(
           absl::StrCat("worker-", i + 1, " ", DescribeExit(wait_status), "; starts it again"));
-      if (++workers_[i].restarts > kMaxWorkerRestarts) {
-        return absl::InternalError(absl::StrCat("worker-", i + 1, " ended ", kMaxWorkerRestarts + 1,
+      if (++workers_[i].restarts > kMaxRestarts) {
+        return absl::InternalError(absl::StrCat("worker-", i + 1, " ended ", kMaxRestarts + 1,
                                                 " times; see ", LogDir().string()));
       }
       LATHE_RETURN_IF_ERROR(StartWorker(i));
     }
     return absl::OkStatus();
+  }
+
+  // What runs goes on meanwhile: the next one finds it in its rows.
+  absl::Status OnCoordinatorExit(int wait_status) {
+    coordinator_.pid = -1;
+    const std::string what = absl::StrCat("the coordinator ", DescribeExit(wait_status), ": ",
+                                          LastLine(LogDir() / "coordinator.log"));
+    if (++coordinator_restarts_ > kMaxRestarts) return absl::InternalError(what);
+    LogWarning(absl::StrCat(what, "; starts it again"));
+    connection_.reset();
+    return StartCoordinator();
   }
 
   // Workers first, so that they can hand back what they hold.
@@ -234,9 +246,11 @@ class Supervisor {
   const UpOptions& options_;
   const std::filesystem::path programs_;
   sigset_t signals_{};
+  std::string port_;
   std::string address_;
   std::unique_ptr<Connection> connection_;
   ChildProcess coordinator_;
+  int coordinator_restarts_ = 0;
   std::vector<Worker> workers_;
 };
 

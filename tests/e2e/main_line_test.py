@@ -97,6 +97,28 @@ class MainLineTest(unittest.TestCase):
         messages = [i["event"]["message"] for i in self.service.events(job) if "event" in i]
         self.assertTrue(any(f"goes on after step {done['resumed_step']}" in m for m in messages), messages)
 
+    def coordinator(self):
+        return next((pid for pid, args in descendants(self.service.up.pid).items() if args[0].endswith("lathe-coordinator")), None)
+
+    def answered(self, job):
+        try:
+            return self.service.job(job)
+        except Failed:
+            return None
+
+    def test_a_killed_coordinator_is_started_again_and_costs_no_attempt(self):
+        job = self.service.submit("name=through-a-restart", JOB[0], "epochs=100", *JOB[2:])
+        wait_for(lambda: self.step_of(job) >= 3, "step 3")
+        ranks, killed = set(self.service.trainers()), self.coordinator()
+        os.kill(killed, signal.SIGKILL)
+        wait_for(lambda: self.coordinator() not in (killed, None) and self.answered(job), "the next coordinator")
+        self.assertEqual(set(self.service.trainers()), ranks)
+        done = self.service.wait_job(job)
+        self.assertEqual(done["state"], "JOB_STATE_SUCCEEDED", done)
+        self.assertEqual(done["attempt"], "1")
+        steps = sorted(int(i["step"]["step"]) for i in self.service.events(job) if "step" in i)
+        self.assertEqual(steps, list(range(1, int(done["last_step"]["num_steps"]) + 1)))
+
     def test_a_paused_training_frees_its_slots_and_goes_on_with_the_same_bits(self):
         job = self.service.submit("name=fourth", *JOB)
         wait_for(lambda: self.step_of(job) >= 3, "step 3")
