@@ -214,23 +214,26 @@ void Core::ExpireAssignments(absl::Time now, Effects& out) {
   for (auto& [id, ended] : over) EndAssignment(id, std::move(ended), now, out);
 }
 
-// One of an earlier coordinator may never have been started, or its end was told to that one alone:
-// then nobody failed.
 void Core::EndMissing(const Assignment& assignment, absl::Time now, Effects& out) {
   fleet_.Find(assignment.worker)->held.erase(assignment.id);
-  Ended ended{
-      .cause = EndCause::kMachine,
-      .code = static_cast<int>(absl::StatusCode::kUnavailable),
-      .message = absl::StrCat(Where(assignment), ": the process is gone; its agent was restarted")};
+  EndAssignment(assignment.id, Gone(assignment, "the process is gone; its agent was restarted"),
+                now, out);
+}
+
+// One of an earlier coordinator that its worker never confirmed may not have been started at all,
+// or its end was told to that coordinator alone: then nobody failed.
+Ended Core::Gone(const Assignment& assignment, absl::string_view why) {
   Run* const run = FindRun(assignment.owner);
   if (run != nullptr && assignment.unconfirmed) {
-    run->interrupted = true;
-    ended = {.cause = EndCause::kCancelled,
-             .code = static_cast<int>(absl::StatusCode::kCancelled),
-             .message = absl::StrCat("the coordinator was restarted: ", Where(assignment),
-                                     " does not run any more")};
+    run->interrupted =
+        absl::StrCat("the coordinator was restarted; ", Where(assignment), ": ", why);
+    return {.cause = EndCause::kCancelled,
+            .code = static_cast<int>(absl::StatusCode::kCancelled),
+            .message = run->interrupted};
   }
-  EndAssignment(assignment.id, std::move(ended), now, out);
+  return {.cause = EndCause::kMachine,
+          .code = static_cast<int>(absl::StatusCode::kUnavailable),
+          .message = absl::StrCat(Where(assignment), ": ", why)};
 }
 
 void Core::ExpireErrands(absl::Time now, Effects& out) {
@@ -266,11 +269,7 @@ void Core::EndAllOn(const WorkerId& worker, const std::string& why, absl::Time n
   for (const AssignmentId& id : ids) {
     const auto found = assignments_.find(id);
     if (found == assignments_.end()) continue;
-    EndAssignment(id,
-                  Ended{.cause = EndCause::kMachine,
-                        .code = static_cast<int>(absl::StatusCode::kUnavailable),
-                        .message = absl::StrCat(Where(found->second), ": ", why)},
-                  now, out);
+    EndAssignment(id, Gone(found->second, why), now, out);
   }
 }
 

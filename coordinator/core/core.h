@@ -157,9 +157,9 @@ class Core {
     // No hang is to be found before. Kept, because it is asked for after every message.
     absl::Time hang_check = absl::InfiniteFuture();
     bool hung = false;  // The gang is ending because it stood still.
-    // The gang is ending because a rank was lost from sight while the coordinator was away: no
-    // failure.
-    bool interrupted = false;
+    // Not empty: the gang is ending because a rank was lost from sight while the coordinator was
+    // away, which is no failure. Says so.
+    std::string interrupted;
   };
   struct Errand {
     AssignmentId assignment;
@@ -204,6 +204,7 @@ class Core {
   void MoveElsewhere(Run& run, absl::Time now, Effects& out) const;
   void ExpireAssignments(absl::Time now, Effects& out);
   void EndMissing(const Assignment& assignment, absl::Time now, Effects& out);
+  Ended Gone(const Assignment& assignment, absl::string_view why);
   void ExpireErrands(absl::Time now, Effects& out);
   void WatchForHang(Run& run) const;
   std::set<WorkerId> Unreliable(const Run& run) const;

@@ -47,7 +47,7 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
   const bool have_met = assignment.world_size == 1 || run->job.rendezvous.has_value();
   const bool pauses = (run->job.state == JobState::kPausing || run->job.moves) &&
                       run->job.stage == kStageTrain && IsCancelled(ended) && have_met &&
-                      !run->interrupted;
+                      run->interrupted.empty();
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   WatchForHang(*run);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
@@ -67,7 +67,7 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   const std::vector<PlacedRank> gang = std::exchange(run.job.gang, {});
   run.job.rendezvous.reset();
   run.hang_check = absl::InfiniteFuture();
-  const bool interrupted = std::exchange(run.interrupted, false);
+  const std::string interrupted = std::exchange(run.interrupted, "");
   const Ended* blame = Blame(outcomes);
   if (blame != nullptr && blame->cause == EndCause::kMachine) {
     ++run.faults[gang[static_cast<size_t>(blame - outcomes.data())].worker];
@@ -91,8 +91,8 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
     Fail(run, *blame, now, out);
   } else if (blame->cause == EndCause::kCheckpoint) {
     RetryWithoutCheckpoint(run, *blame, now, out);
-  } else if (interrupted) {
-    BeginNextAttempt(run, "the coordinator was restarted", now, out);
+  } else if (!interrupted.empty()) {
+    BeginNextAttempt(run, interrupted, now, out);
   } else {
     Retry(run, *blame, now, out);
   }
