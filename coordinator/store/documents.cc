@@ -87,8 +87,12 @@ std::vector<PlacedRank> GangFrom(const Json& json) {
   std::vector<PlacedRank> gang;
   for (const Json& entry : json) {
     PlacedRank& rank = gang.emplace_back();
-    rank.assignment = AssignmentId(entry.value("assignment", ""));
-    rank.worker = WorkerId(entry.value("worker", ""));
+    std::string assignment;
+    std::string worker;
+    Read(entry, "assignment", assignment);
+    Read(entry, "worker", worker);
+    rank.assignment = AssignmentId(std::move(assignment));
+    rank.worker = WorkerId(std::move(worker));
     Read(entry, "worker_name", rank.worker_name);
     Read(entry, "slots", rank.slots);
   }
