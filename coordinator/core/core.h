@@ -157,6 +157,8 @@ class Core {
     // No hang is to be found before. Kept, because it is asked for after every message.
     absl::Time hang_check = absl::InfiniteFuture();
     bool hung = false;  // The gang is ending because it stood still.
+    // An earlier coordinator placed the gang, and may have told some of it to end.
+    bool adopted = false;
     // Not empty: the gang is ending because a rank was lost from sight while the coordinator was
     // away, which is no failure. Says so.
     std::string interrupted;

@@ -47,7 +47,7 @@ void Core::EndAssignment(const AssignmentId& id, Ended ended, absl::Time now, Ef
   const bool have_met = assignment.world_size == 1 || run->job.rendezvous.has_value();
   const bool pauses = (run->job.state == JobState::kPausing || run->job.moves) &&
                       run->job.stage == kStageTrain && IsCancelled(ended) && have_met &&
-                      run->interrupted.empty();
+                      !run->adopted;
   run->outcomes[static_cast<size_t>(assignment.rank)] = std::move(ended);
   WatchForHang(*run);
   // The others wait for it in vain, but for those that end by themselves at the same step. The
@@ -67,6 +67,7 @@ void Core::Conclude(Run& run, absl::Time now, Effects& out) {
   const std::vector<PlacedRank> gang = std::exchange(run.job.gang, {});
   run.job.rendezvous.reset();
   run.hang_check = absl::InfiniteFuture();
+  run.adopted = false;
   const std::string interrupted = std::exchange(run.interrupted, "");
   const Ended* blame = Blame(outcomes);
   if (blame != nullptr && blame->cause == EndCause::kMachine) {

@@ -77,6 +77,7 @@ void Core::Restore(std::vector<Job> jobs, std::map<std::string, FileTree> shards
 void Core::Adopt(Run& run, absl::Time now, Effects& out) {
   const size_t world_size = run.job.gang.size();
   CountSlots(run.job, 1);
+  run.adopted = true;
   run.outcomes.assign(world_size, std::nullopt);
   for (size_t rank = 0; rank < world_size; ++rank) {
     const PlacedRank& placed = run.job.gang[rank];

@@ -168,7 +168,7 @@ class History {
     for (const JobId& id : rows_.unfinished()) {
       const Job& job = *rows_.Find(id);
       return absl::StrCat(id.value(), " does not end: ", JobStateName(job.state), " ", job.stage,
-                          " attempt ", job.attempt, ": ", job.reason);
+                          " attempt ", job.attempt, ": ", job.reason, coordinator_.Describe(id));
     }
     return "every job has ended, and something of them still runs";
   }

@@ -320,6 +320,22 @@ void SimCoordinator::CheckRow(const JobId& id) const {
                               " event ", row.last_sequence));
 }
 
+// Of a job that has not ended: what its gang waits for.
+std::string SimCoordinator::Describe(const JobId& id) const {
+  const Job* job = up() ? core_->FindJob(id) : nullptr;
+  if (job == nullptr) return "";
+  std::string text = absl::StrCat("; moves ", job->moves, ", met ", job->rendezvous.has_value());
+  for (const PlacedRank& rank : job->gang) {
+    const auto found = core_->assignments().find(rank.assignment);
+    const bool there = found != core_->assignments().end();
+    absl::StrAppend(&text, "; ", rank.assignment.value(), " on ", rank.worker_name, ": ",
+                    there ? "runs" : "has ended");
+    if (there && found->second.unconfirmed) text += ", unconfirmed";
+    if (there && found->second.cancel_time != absl::InfiniteFuture()) text += ", told to end";
+  }
+  return text;
+}
+
 void SimCoordinator::CheckAssignments() const {
   std::set<std::pair<std::string, int>> ranks;
   int held = 0;

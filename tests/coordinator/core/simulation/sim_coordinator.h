@@ -53,6 +53,7 @@ class SimCoordinator {
 
   // Looks at everything that is promised of the core and its rows.
   void Check() const;
+  std::string Describe(const JobId& id) const;
 
  private:
   void Deliver(const LinkPtr& link, int64_t index, const ToCoordinator& message);
